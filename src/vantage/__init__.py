@@ -1,0 +1,1 @@
+"""Vantage: a vision training codebase in which attention is a config value."""
