@@ -1,0 +1,55 @@
+"""What every attention is: a token mixer over a feature map, with the facts a backbone needs to place it."""
+
+from torch import Tensor, nn
+
+from vantage.position.base import Position
+
+ROLES = ("local", "global", "full")
+
+
+class Attention(nn.Module):
+    """Maps (B, H, W, C) to (B, H, W, C) for any H, W >= 1.
+
+    Subclasses say what they are: `role_support` (slots they may fill), `needs_grid` (whether H and W matter or any
+    token set will do), `supports_position` (hooks of a position they can call) and `cost` (a one-line formula).
+    `flops(height, width)` is closed form, multiply-adds counted twice, for one image. `attention_map(x)` returns
+    (B, heads, N, N), rows summing to one, or raises saying why the mechanism has none.
+    """
+
+    role_support: tuple[str, ...] = ROLES
+    needs_grid: bool = True
+    supports_position: tuple[str, ...] = ()
+    cost: str = ""
+
+    def __init__(self, dim: int, num_heads: int, *, position: Position | None = None):
+        super().__init__()
+        if num_heads < 1 or dim < 1 or dim % num_heads:
+            raise ValueError(f"{self.label()}: dim {dim} is not a multiple of num_heads {num_heads}")
+        refuse_position(type(self), type(position) if position is not None else None)
+        self.dim = dim
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.position = position
+
+    @classmethod
+    def label(cls) -> str:
+        """The name a user types: the module's stem, e.g. `neighborhood`."""
+        return cls.__module__.rsplit(".", 1)[-1]
+
+    def attention_map(self, x: Tensor) -> Tensor:
+        raise ValueError(f"{self.label()}: this mechanism has no (N, N) attention map")
+
+    def flops(self, height: int, width: int) -> int:
+        raise TypeError(f"{self.label()}: flops(height, width) is not defined by {type(self).__name__}")
+
+
+def refuse_position(attention: type[Attention], position: type[Position] | None) -> None:
+    """Raises ValueError if the attention cannot take this kind of position; needs the classes only, no instance."""
+    if position is None or position.hook in attention.supports_position:
+        return
+    taken = ", ".join(attention.supports_position)
+    raise ValueError(
+        f"attention={attention.label()} cannot take position={position.__module__.rsplit('.', 1)[-1]}, whose hook is "
+        f"'{position.hook}'; "
+        + (f"it takes positions with hook {taken}" if taken else "it takes none: use position=none")
+    )
