@@ -1,4 +1,4 @@
-"""Facts about the project as a whole: its two dependency lists agree, imports point one way, nothing private leaks in."""
+"""Facts about the project as a whole: dependency lists agree, imports point one way, nothing private leaks."""
 
 import ast
 import re

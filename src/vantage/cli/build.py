@@ -1,0 +1,66 @@
+"""Builds the objects a config describes; training and evaluation share it, so that both build the same thing."""
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import LightningDataModule, Trainer
+
+from vantage.data.info import DataInfo
+from vantage.tasks.base import Task
+from vantage.training import checkpoint as checkpoints
+
+logger = logging.getLogger(__name__)
+
+
+def build_data(config: DictConfig) -> LightningDataModule:
+    """The data module, its files checked and opened: `.info` is set."""
+    data = instantiate(config.data)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def build_backbone(config: DictConfig) -> partial:
+    """The backbone's factory; the task calls it with what it knows of the data (classes, channels, image size)."""
+    return instantiate(config.model)
+
+
+def build_task(config: DictConfig, info: DataInfo) -> Task:
+    """The task with its model, weights freshly initialised from the global seed."""
+    task = instantiate(
+        config.task,
+        backbone=build_backbone(config),
+        data=info,
+        optimizer=instantiate(config.optimizer),
+        scheduler=instantiate(config.scheduler),
+        channels_last=config.channels_last,
+        compile=config.compile,
+    )
+    task.config_text = OmegaConf.to_yaml(config, resolve=True)
+    return task
+
+
+def build_group(nodes: DictConfig | None) -> list:
+    """What a group of named nodes (callbacks, logger) describes, in order; a null node switches its entry off."""
+    return [instantiate(node) for node in (nodes or {}).values() if node]
+
+
+def build_trainer(config: DictConfig, callbacks: list, loggers: list) -> Trainer:
+    return instantiate(config.trainer, callbacks=callbacks, logger=loggers or False)
+
+
+def load_run(run: str | None = None, checkpoint: str | None = None) -> tuple[DictConfig, Path]:
+    """The config a run was trained with and the checkpoint to test: `run` picks best, else last; `checkpoint` names one."""
+    path = checkpoints.pick(run) if run else Path(checkpoint)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint={checkpoint} is not a file; give a .ckpt file, or run=RUN_DIR")
+    if run and (Path(run) / "config.yaml").is_file():
+        return OmegaConf.load(Path(run) / "config.yaml"), path
+    stored = torch.load(path, map_location="cpu", weights_only=True).get("vantage")
+    if not stored:
+        raise ValueError(f"{path} holds no Vantage config; only checkpoints written by train.py can be rebuilt")
+    return OmegaConf.create(stored["config"]), path
