@@ -159,7 +159,7 @@ def draw_mistakes(mistakes: Sequence[Mistake], names: Sequence[str], info: DataI
             picture,
             (
                 f"true {info.class_names[mistake.label]}",
-                f"predicted {info.class_names[mistake.prediction]} · {mistake.probability:.1%}",
+                f"→ {info.class_names[mistake.prediction]} · {mistake.probability:.1%}",
                 name,
             ),
             (RIGHT, WRONG, "#777777"),

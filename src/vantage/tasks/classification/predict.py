@@ -1,0 +1,100 @@
+"""Predictions of a trained classifier for image files."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+SHEET = 24  # pictures of a contact sheet
+MOST_SHEETS = 8
+
+
+@dataclass(frozen=True)
+class Prediction:
+    file: Path
+    classes: list[int]  # the most probable ones, best first
+    probabilities: list[float]
+
+
+@dataclass
+class Predictions:
+    """Every file is in exactly one of `made` and `failed` (file, reason); `images` are those of the first of `made`."""
+
+    made: list[Prediction] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+    images: list[Tensor] = field(default_factory=list)  # (C, H, W), normalised
+
+    def as_json(self, class_names: Sequence[str]) -> dict:
+        return {
+            "predictions": [
+                {
+                    "file": str(prediction.file),
+                    "top": [
+                        {"class": class_names[k], "probability": probability}
+                        for k, probability in zip(prediction.classes, prediction.probabilities)
+                    ],
+                }
+                for prediction in self.made
+            ],
+            "failed": [{"file": str(file), "reason": reason} for file, reason in self.failed],
+        }
+
+
+def find_files(source: Path | str) -> list[Path]:
+    """The file itself, or every file below the folder, sorted; what is no picture among them will show as failed."""
+    source = Path(source)
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise FileNotFoundError(f"predict={source} does not exist; give an image file or a folder of them")
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    if not files:
+        raise FileNotFoundError(f"predict={source} is a folder without files; give an image file or a folder of them")
+    return files
+
+
+def read(file: Path, transform: Callable[[Image.Image], Tensor]) -> Tensor | str:
+    """The image as the model takes it, or in one line why there is none."""
+    # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error ... on broken input
+    try:
+        with Image.open(file) as image:
+            image.load()
+            return transform(image)
+    except Image.UnidentifiedImageError:
+        return "not an image, or of an unknown format"
+    except Exception as error:
+        return " ".join(str(error).split()) or type(error).__name__
+
+
+def predict_files(
+    model: nn.Module,
+    files: Sequence[Path],
+    transform: Callable[[Image.Image], Tensor],
+    *,
+    batch_size: int,
+    top_k: int = 5,
+    device: torch.device | str = "cpu",
+) -> Predictions:
+    """The `top_k` most probable classes of every file that can be read, in the order of the files."""
+    result = Predictions()
+    model = model.eval().to(device)
+    with ThreadPoolExecutor(4) as readers, torch.inference_mode():
+        for start in range(0, len(files), batch_size):
+            chunk = files[start : start + batch_size]
+            loaded = list(zip(chunk, readers.map(lambda file: read(file, transform), chunk)))
+            result.failed += [(file, image) for file, image in loaded if isinstance(image, str)]
+            readable = [(file, image) for file, image in loaded if not isinstance(image, str)]
+            if not readable:
+                continue
+            images = torch.stack([image for _, image in readable])
+            probabilities = model(images.to(device)).float().softmax(1).cpu()
+            best = probabilities.topk(min(top_k, probabilities.shape[1]))
+            for (file, image), values, classes in zip(readable, best.values, best.indices):
+                result.made.append(Prediction(file, classes.tolist(), values.tolist()))
+                if len(result.images) < SHEET * MOST_SHEETS:
+                    result.images.append(image)
+    return result
