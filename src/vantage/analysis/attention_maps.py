@@ -68,7 +68,7 @@ def attention_maps(backbone: Backbone, images: Tensor, *, max_bytes: int = MAX_B
         if height * width == 1:
             reasons.append(f"{slot.name}: its map is a single position")
         elif size > max_bytes:
-            reasons.append(f"{slot.name}: the weights would take {size / 2**20:.0f} MiB, over {max_bytes / 2**20:.0f}")
+            reasons.append(f"{slot.name}: the weights would take {size / 2**20:.1f} MiB, over {max_bytes / 2**20:.1f}")
         else:
             try:
                 with undisturbed(attention):
