@@ -1,0 +1,231 @@
+"""HiLo against dense N x N attention written out here, torch's own multi-head attention, and the paper's properties."""
+
+import copy
+import logging
+import math
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from vantage.attention.hilo import Hilo
+
+MAPS = [(1, 1), (1, 5), (5, 1), (2, 3), (6, 4), (7, 10)]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def build(dim=12, num_heads=4, **keywords):
+    module = Hilo(dim, num_heads, **keywords).double()
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    return module
+
+
+def window_of_pixel(height, width, size):
+    """The window's number of each of the N pixels, row by row."""
+    across = math.ceil(width / size)
+    return torch.tensor([(y // size) * across + x // size for y in range(height) for x in range(width)])
+
+
+def heads_first(tokens, num_heads):
+    batch, length, dim = tokens.shape
+    return tokens.reshape(batch, length, num_heads, dim // num_heads).transpose(1, 2)
+
+
+def dense(module, x):
+    """The output and the (B, heads, N, N) weights over pixels, from the equations."""
+    batch, height, width, dim = x.shape
+    tokens = x.reshape(batch, -1, dim)
+    owner = window_of_pixel(height, width, module.window_size)
+    scale = 1 / math.sqrt(dim // module.num_heads)
+    outputs, maps = [], []
+    if module.high_heads:
+        q, k, v = (heads_first(t, module.high_heads) for t in module.h_qkv(tokens).chunk(3, dim=-1))
+        logits = q @ k.transpose(-2, -1) * scale
+        weights = logits.masked_fill(owner[:, None] != owner[None, :], -math.inf).softmax(dim=-1)
+        outputs.append(module.h_proj((weights @ v).transpose(1, 2).flatten(2)))
+        maps.append(weights)
+    if module.low_heads:
+        average = torch.stack([(owner == w).to(x.dtype) / (owner == w).sum() for w in owner.unique()])  # (windows, N)
+        q = heads_first(module.l_q(tokens), module.low_heads)
+        k, v = (heads_first(t, module.low_heads) for t in module.l_kv(tokens).chunk(2, dim=-1))
+        # averaging and a linear layer commute: pooled keys are averages of the pixels' keys
+        weights = (q @ (average @ k).transpose(-2, -1) * scale).softmax(dim=-1) @ average
+        outputs.append(module.l_proj((weights @ v).transpose(1, 2).flatten(2)))
+        maps.append(weights)
+    return torch.cat(outputs, dim=-1).view(x.shape), torch.cat(maps, dim=1)
+
+
+def gradients(module, x, out):
+    torch.manual_seed(7)
+    return torch.autograd.grad((out * torch.randn_like(out)).sum(), [x, *module.parameters()])
+
+
+@pytest.mark.parametrize("size", MAPS)
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"alpha": 0.5},
+        {"alpha": 0.9, "window_size": 3},
+        {"alpha": 0.0, "window_size": 4},
+        {"alpha": 1.0, "window_size": 4},
+        {"alpha": 0.5, "window_size": 1},
+        {"alpha": 0.9, "num_heads": 1},
+        {"alpha": 0.25, "window_size": 20, "qkv_bias": False},
+    ],
+    ids=str,
+)
+def test_equals_dense(keywords, size):
+    module = build(**keywords)
+    x = torch.randn(2, *size, 12, dtype=torch.float64, requires_grad=True)
+    out, (expected, weights) = module(x), dense(module, x)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(module.attention_map(x), weights)
+    for own, reference in zip(gradients(module, x, out), gradients(module, x, expected)):
+        torch.testing.assert_close(own, reference)
+        # a map of one window has a single pooled key, whose weight is one whatever q and k are
+        assert own.count_nonzero() or max(size) <= keywords.get("window_size", 2)
+
+
+def multihead(qkv_weight, qkv_bias, proj, num_heads):
+    """torch's multi-head attention with the given weights, as a function of a map."""
+    oracle = nn.MultiheadAttention(proj.in_features, num_heads, batch_first=True, dtype=torch.float64)
+    state = {"in_proj_weight": qkv_weight, "in_proj_bias": qkv_bias}
+    oracle.load_state_dict(state | {f"out_proj.{key}": value for key, value in proj.state_dict().items()})
+
+    def run(x):
+        tokens = x.flatten(1, 2)
+        return oracle(tokens, tokens, tokens, need_weights=False)[0].view(x.shape)
+
+    return run
+
+
+def low_multihead(module):
+    weight, bias = (
+        torch.cat([getattr(layer, name) for layer in (module.l_q, module.l_kv)]) for name in ("weight", "bias")
+    )
+    return multihead(weight, bias, module.l_proj, module.num_heads)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_window_of_one_pixel_is_multihead_attention(alpha):
+    module = build(window_size=1, alpha=alpha)
+    x = torch.randn(2, 5, 3, 12, dtype=torch.float64)
+    torch.testing.assert_close(module(x), low_multihead(module)(x))
+
+
+@pytest.mark.parametrize("window_size", [5, 8])
+def test_window_over_the_map_without_low_heads_is_multihead_attention(window_size):
+    module = build(window_size=window_size, alpha=0.0)
+    x = torch.randn(2, 5, 3, 12, dtype=torch.float64)
+    oracle = multihead(module.h_qkv.weight, module.h_qkv.bias, module.h_proj, 4)
+    torch.testing.assert_close(module(x), oracle(x))
+
+
+def test_without_low_heads_nothing_leaks_between_windows():
+    module, size = build(alpha=0.0, window_size=3), (7, 5)
+    owner = window_of_pixel(*size, 3).view(size)
+    x = torch.randn(1, *size, 12, dtype=torch.float64, requires_grad=True)
+    out = module(x)
+    for y, x_ in [(0, 0), (2, 2), (3, 2), (4, 4), (6, 1), (6, 4)]:
+        (gradient,) = torch.autograd.grad(out[0, y, x_].sum(), x, retain_graph=True)
+        assert torch.equal(gradient[0].abs().sum(dim=-1) > 0, owner == owner[y, x_])
+
+
+def test_low_heads_of_a_map_constant_in_every_window_see_all_pixels():
+    module = build(alpha=1.0, window_size=3)
+    x = torch.randn(2, 2, 3, 12, dtype=torch.float64).repeat_interleave(3, 1).repeat_interleave(3, 2)
+    torch.testing.assert_close(module(x), low_multihead(module)(x))
+
+
+def test_border_averages_count_real_pixels_only():
+    module = build(alpha=1.0, window_size=4)
+    out = module(torch.randn(12, dtype=torch.float64).expand(1, 5, 6, 12))
+    torch.testing.assert_close(out, out[:, :1, :1].expand_as(out))
+
+
+@pytest.mark.parametrize(
+    ("num_heads", "alpha", "window_size", "low_heads"),
+    [
+        (4, 0.9, 2, 3),
+        (1, 0.9, 2, 0),
+        (1, 1.0, 2, 1),
+        (2, 0.5, 2, 1),
+        (4, 0.0, 2, 0),
+        (4, 0.0, 1, 4),
+        (100, 0.29, 2, 29),
+    ],
+)
+def test_heads_are_split_by_alpha(num_heads, alpha, window_size, low_heads):
+    module = Hilo(num_heads * 2, num_heads, alpha=alpha, window_size=window_size)
+    assert (module.high_heads, module.low_heads) == (num_heads - low_heads, low_heads)
+    assert hasattr(module, "h_qkv") == (low_heads < num_heads)
+    assert hasattr(module, "l_kv") == (low_heads > 0)
+    assert module(torch.randn(1, 3, 5, num_heads * 2)).shape == (1, 3, 5, num_heads * 2)
+
+
+def test_clamp_is_logged_once_or_refused(caplog):
+    x = torch.randn(1, 3, 9, 8)
+    module = Hilo(8, 2, window_size=4)
+    with caplog.at_level(logging.INFO):
+        module(x)
+        module(x)
+    assert [record.getMessage() for record in caplog.records] == ["hilo: window_size 4 clamped to the 3x9 map"]
+    with pytest.raises(ValueError, match=r"window_size 4 does not fit the 3x9 map.*window_size <= 3 or clamp=true"):
+        Hilo(8, 2, window_size=4, clamp=False)(x)
+    Hilo(8, 2, window_size=3, clamp=False)(x)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"window_size": 0}, "window_size 0"),
+        ({"window_size": 2.5}, r"window_size 2\.5"),
+        ({"alpha": 1.5}, r"alpha 1\.5"),
+        ({"alpha": -0.1}, r"alpha -0\.1"),
+        ({"num_heads": 3}, "dim 8 is not a multiple of num_heads 3"),
+    ],
+)
+def test_refuses(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        Hilo(8, **{"num_heads": 2} | keywords)
+
+
+@pytest.mark.parametrize("size", MAPS)
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("window_size", [1, 3])
+def test_flops_are_what_torch_counts(size, alpha, window_size):
+    module = Hilo(24, 4, alpha=alpha, window_size=window_size)
+    with FlopCounterMode(display=False) as counter:
+        module(torch.randn(1, *size, 24))
+    assert module.flops(*size) == counter.get_total_flops()
+
+
+def test_dropout_acts_in_training_only():
+    x = torch.randn(1, 4, 4, 8)
+    for keywords in ({"attn_drop": 0.5}, {"proj_drop": 0.5}):
+        module = Hilo(8, 2, alpha=0.5, **keywords)
+        assert not torch.equal(module(x), module(x))
+        module.eval()
+        assert torch.equal(module(x), module(x))
+
+
+def test_autocast_compile_export_and_copies():
+    module = Hilo(16, 4, alpha=0.5, window_size=3).eval()
+    x = torch.randn(2, 7, 5, 16)
+    expected = module(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = module(x)
+    assert half.dtype == torch.bfloat16
+    assert F.mse_loss(half.float(), expected).sqrt() < 0.01
+    torch.testing.assert_close(torch.compile(module, fullgraph=True, backend="aot_eager")(x), expected)
+    torch.testing.assert_close(torch.export.export(module, (x,)).module()(x), expected)
+    assert torch.equal(copy.deepcopy(module)(x), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(module))(x), expected)
