@@ -127,11 +127,12 @@ class FocusedLinear(Attention):
 
 def focus(x: Tensor, power: float, weight: float = 1.0) -> Tensor:
     """weight * ||x|| x^power / ||x^power|| over the last axis, for x > 0."""
-    # constant in the gradient too: f does not depend on it
+    # a constant in the gradient too: f does not depend on it
     largest = x.detach().amax(dim=-1, keepdim=True)
-    powered = (x / largest).pow(power)
-    norm = torch.linalg.vector_norm
-    return powered * (norm(x, dim=-1, keepdim=True) / norm(powered, dim=-1, keepdim=True) * weight)
+    x = x / largest
+    powered = x.pow(power)
+    norm, powered_norm = (torch.linalg.vector_norm(t, dim=-1, keepdim=True) for t in (x, powered))
+    return powered * (norm / powered_norm * largest * weight)
 
 
 def in_full(x: Tensor) -> Tensor:

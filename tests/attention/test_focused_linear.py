@@ -1,0 +1,262 @@
+"""Focused linear attention against its explicit N x N matrix, and the properties of the focused map."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from vantage.attention.focused_linear import FocusedLinear, focus
+
+MAPS = [(1, 1), (1, 5), (5, 1), (3, 4), (7, 10), (6, 6)]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def build(dim=12, num_heads=3, **keywords):
+    module = FocusedLinear(dim, num_heads, **{"grid_size": 6} | keywords).double()
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return module
+
+
+def interpolation(length, table):
+    """(length, table): linear interpolation between the table's cell centres, constant beyond the outer ones."""
+    rows = torch.zeros(length, table, dtype=torch.float64)
+    for i in range(length):
+        centre = min(max((i + 0.5) * table / length - 0.5, 0), table - 1)
+        low = min(int(centre), max(table - 2, 0))
+        rows[i, low] += 1 - (centre - low)
+        rows[i, min(low + 1, table - 1)] += centre - low
+    return rows
+
+
+def sharpen(x, module):
+    x = (x.relu() + 1e-6) / torch.log1p(module.scale.exp())
+    powered = x**module.focusing_factor
+    return x.square().sum(-1, keepdim=True).sqrt() * powered / powered.square().sum(-1, keepdim=True).sqrt()
+
+
+def dense(module, x):
+    """The output and the (B, heads, N, N) weights over pixels, from the equations."""
+    batch, height, width, dim = x.shape
+    heads, head_dim, count = module.num_heads, dim // module.num_heads, height * width
+    q, k, v = (t.reshape(batch, count, dim) for t in module.qkv(x).chunk(3, dim=-1))
+    rows, columns = module.grid_size
+    table = module.positional_encoding.view(rows, columns, dim)
+    table = torch.einsum("rsc,yr,xs->yxc", table, interpolation(height, rows), interpolation(width, columns))
+    q, k = sharpen(q, module), sharpen(k + table.reshape(1, count, dim), module)
+    q, k, per_head = (t.reshape(batch, count, heads, head_dim).transpose(1, 2) for t in (q, k, v))
+    similarity = q @ k.transpose(-2, -1)
+    weights = similarity / (similarity.sum(dim=-1, keepdim=True) + count * 1e-6)
+    out = (weights @ per_head).transpose(1, 2).reshape(x.shape)
+
+    size = module.dwc.weight.shape[-1]
+    grid = v.view(batch, height, width, heads, head_dim)
+    for dy in range(size):
+        for dx in range(size):
+            top, left = dy - size // 2, dx - size // 2
+            shifted = torch.zeros_like(grid)
+            for y in range(max(0, -top), min(height, height - top)):
+                for x_ in range(max(0, -left), min(width, width - left)):
+                    shifted[:, y, x_] = grid[:, y + top, x_ + left]
+            out = out + (shifted * module.dwc.weight[:, 0, dy, dx]).flatten(-2)
+    out = out + module.dwc.bias.repeat(heads)
+    return module.proj(out), similarity / similarity.sum(dim=-1, keepdim=True)
+
+
+def gradients(module, x, out):
+    torch.manual_seed(7)
+    return torch.autograd.grad((out * torch.randn_like(out)).sum(), [x, *module.parameters()])
+
+
+@pytest.mark.parametrize("size", MAPS)
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {},
+        {"focusing_factor": 4.5, "kernel_size": 3, "grid_size": (3, 8)},
+        {"focusing_factor": 1, "kernel_size": 1, "num_heads": 1, "grid_size": 1, "qkv_bias": False},
+    ],
+    ids=str,
+)
+def test_equals_the_explicit_matrix(keywords, size):
+    module = build(**keywords)
+    x = torch.randn(2, *size, 12, dtype=torch.float64, requires_grad=True)
+    out, (expected, weights) = module(x), dense(module, x)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(module.attention_map(x), weights)
+    for own, reference in zip(gradients(module, x, out), gradients(module, x, expected)):
+        torch.testing.assert_close(own, reference)
+
+
+@pytest.mark.parametrize("num_heads", [1, 3])
+def test_every_parameter_gets_a_gradient(num_heads):
+    module = FocusedLinear(12, num_heads).double()
+    x = torch.randn(1, 7, 10, 12, dtype=torch.float64, requires_grad=True)
+    assert all(gradient.count_nonzero() for gradient in gradients(module, x, module(x)))
+
+
+@pytest.mark.parametrize("power", [1, 2, 3, 8, 32])
+def test_focus_keeps_the_norm_and_the_order(power):
+    x = torch.rand(4, 9, dtype=torch.float64) + 0.1
+    out = focus(x, power)
+    torch.testing.assert_close(out.norm(dim=-1), x.norm(dim=-1))
+    assert torch.equal(out.argsort(dim=-1), x.argsort(dim=-1))
+    torch.testing.assert_close(focus(x, power, 0.25), out / 4)
+
+
+def test_focus_of_power_one_is_the_identity():
+    x = torch.rand(4, 9, dtype=torch.float64) + 0.1
+    torch.testing.assert_close(focus(x, 1), x)
+
+
+def test_focus_sharpens():
+    x = torch.rand(4, 9, dtype=torch.float64) + 0.1
+    share = [(focus(x, power).amax(dim=-1) / x.norm(dim=-1)).min() for power in (1, 2, 3, 8)]
+    assert share == sorted(share)
+    assert share[0] < share[-1]
+
+
+@pytest.mark.parametrize("power", [3, 32])
+@pytest.mark.parametrize("magnitude", [1e-30, 1e-6, 1e6, 1e30])
+def test_focus_neither_overflows_nor_underflows_in_float32(power, magnitude):
+    x = (torch.rand(4, 9) + 0.1) * magnitude
+    x.requires_grad_()
+    out = focus(x, power)
+    torch.testing.assert_close(out.double(), focus(x.double(), power), rtol=1e-4, atol=1e-6 * magnitude)
+    (gradient,) = torch.autograd.grad(out.sum(), x)
+    assert gradient.isfinite().all()
+
+
+def test_tokens_without_positive_entries_stay_finite():
+    module = FocusedLinear(12, 3, focusing_factor=32)
+    nn.init.zeros_(module.qkv.weight)
+    nn.init.constant_(module.qkv.bias, -1.0)
+    nn.init.constant_(module.scale, 40.0)
+    out = module(torch.randn(1, 4, 5, 12))
+    out.sum().backward()
+    assert out.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
+    assert module.attention_map(torch.randn(1, 4, 5, 12)).isfinite().all()
+
+
+def without_position(module):
+    """Neither convolution nor table, and a projection that does nothing: only the weighted sum is left."""
+    for parameter in (module.dwc.weight, module.dwc.bias, module.positional_encoding, module.proj.bias):
+        nn.init.zeros_(parameter)
+    nn.init.eye_(module.proj.weight)
+    return module
+
+
+def test_without_the_convolution_the_output_is_the_weighted_mean_of_the_values():
+    module = without_position(build())
+    with torch.no_grad():  # q and k far from zero, so that 1e-6 beside the normaliser is nothing
+        module.qkv.weight[:24] *= 0.1
+        module.qkv.bias[:24] = 1
+    x = torch.randn(2, 5, 7, 12, dtype=torch.float64)
+    weights = module.attention_map(x)
+    assert (weights >= 0).all()
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones_like(weights[..., 0]))
+    v = module.qkv(x)[..., 24:].view(2, 35, 3, 4).transpose(1, 2)
+    expected = (weights @ v).transpose(1, 2).reshape(x.shape)
+    torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_permuted_tokens_give_permuted_outputs():
+    module = without_position(build())
+    x = torch.randn(2, 5, 7, 12, dtype=torch.float64)
+    order = torch.randperm(35)
+    permuted = x.flatten(1, 2)[:, order].view(x.shape)
+    torch.testing.assert_close(module(permuted), module(x).flatten(1, 2)[:, order].view(x.shape))
+
+
+def test_the_convolution_is_shared_by_the_heads():
+    module = build()
+    assert module.dwc.weight.shape == (4, 1, 5, 5)
+    v = torch.randn(1, 6, 5, 4, dtype=torch.float64)
+    out = module.local(v.repeat(1, 1, 1, 3)).view(1, 6, 5, 3, 4)
+    torch.testing.assert_close(out, out[:, :, :, :1].expand_as(out))
+
+
+def test_it_starts_without_position_and_with_one_scale():
+    module = FocusedLinear(12, 3)
+    assert module.positional_encoding.count_nonzero() == 0
+    assert module.scale.count_nonzero() == 0
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the elements of all results."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.elements += out.numel() if isinstance(out, torch.Tensor) else 0
+        return out
+
+
+def test_memory_and_arithmetic_are_linear_in_the_tokens():
+    module = FocusedLinear(16, 2, grid_size=4)
+    elements = []
+    for height in (32, 64, 128):
+        with Allocations() as counted, torch.no_grad():
+            module(torch.randn(1, height, 16, 16))
+        elements.append(counted.elements)
+    assert elements[2] - elements[1] == 2 * (elements[1] - elements[0])
+    assert module.flops(128, 16) == 4 * module.flops(32, 16)
+
+
+@pytest.mark.parametrize("size", MAPS)
+@pytest.mark.parametrize("num_heads", [1, 3])
+def test_flops_are_what_torch_counts(size, num_heads):
+    module = FocusedLinear(24, num_heads, kernel_size=3)
+    with FlopCounterMode(display=False) as counter:
+        module(torch.randn(1, *size, 24))
+    assert module.flops(*size) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"focusing_factor": 0}, "focusing_factor 0 is not positive"),
+        ({"kernel_size": 4}, "kernel_size 4 is not odd"),
+        ({"kernel_size": -1}, "kernel_size -1 is not odd"),
+        ({"grid_size": 0}, "grid_size 0"),
+        ({"attn_drop": 0.1}, r"attn_drop 0\.1 has no attention matrix"),
+        ({"num_heads": 3}, "dim 8 is not a multiple of num_heads 3"),
+    ],
+)
+def test_refuses(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        FocusedLinear(8, **{"num_heads": 2} | keywords)
+
+
+def test_dropout_acts_in_training_only():
+    x = torch.randn(1, 4, 4, 8)
+    module = FocusedLinear(8, 2, proj_drop=0.5)
+    assert not torch.equal(module(x), module(x))
+    module.eval()
+    assert torch.equal(module(x), module(x))
+
+
+def test_autocast_compile_export_and_copies():
+    module = FocusedLinear(16, 4).eval()
+    x = torch.randn(2, 7, 5, 16)
+    expected = module(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        half, focused = module(x), module.focused(module.qkv(x), 1.0)
+    assert half.dtype == torch.bfloat16
+    assert focused[0].dtype == focused[1].dtype == torch.float32
+    assert F.mse_loss(half.float(), expected).sqrt() < 0.01
+    torch.testing.assert_close(torch.compile(module, fullgraph=True, backend="aot_eager")(x), expected)
+    torch.testing.assert_close(torch.export.export(module, (x,)).module()(x), expected)
+    assert torch.equal(copy.deepcopy(module)(x), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(module))(x), expected)
