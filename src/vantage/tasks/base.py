@@ -1,0 +1,185 @@
+"""What every task shares: its backbone, the optimizer and schedule, logging, and what its checkpoints carry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from vantage.training import ema, random_state
+from vantage.training.meter import EpochMeter
+from vantage.training.optimizer import OptimizerFactory
+
+if TYPE_CHECKING:
+    from vantage.data.info import DataInfo
+
+
+class Task(pl.LightningModule):
+    """A backbone with an objective.
+
+    backbone   factory called with num_classes, in_chans and img_size; what the model's config sets wins where it fits
+    scheduler  callable (optimizer, total_steps, steps_per_epoch) -> learning-rate scheduler stepped per update
+    compile    compiles the backbone for training and validation, in place: parameter names stay. A test runs eagerly,
+               so that its numbers do not depend on which batch sizes the compiler saw before.
+
+    `config_text`, set by the caller, goes into every checkpoint with what eval needs to rebuild the task.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: partial,
+        data: DataInfo,
+        optimizer: OptimizerFactory,
+        scheduler: Callable[[Optimizer, int, int], LRScheduler],
+        num_classes: int,
+        channels_last: bool = False,
+        compile: bool = False,
+    ):
+        super().__init__()
+        self.data_info = data
+        self.optimizer_factory = optimizer
+        self.scheduler_factory = scheduler
+        self.channels_last = channels_last
+        self.backbone = build_backbone(backbone, data, num_classes)
+        if channels_last:
+            self.backbone.to(memory_format=torch.channels_last)
+        if compile:
+            self.backbone.compile()
+        self.meter = EpochMeter()
+        self.gradient_norm: Tensor | None = None  # of the last update, before clipping; None without clipping
+        self.config_text = ""
+        self._resumed_total_steps: int | None = None
+        self._random_state: dict | None = None
+        installed = getattr(self.backbone, "installed", list)()
+        self._with_auxiliary_loss = [attention for _, attention in installed if hasattr(attention, "auxiliary_loss")]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The backbone's output, never compiled."""
+        return self.backbone.forward(self.laid_out(images))
+
+    def laid_out(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """Sum over the installed attentions that have a loss of their own, of the forward pass just done."""
+        losses = [attention.auxiliary_loss() for attention in self._with_auxiliary_loss]
+        return torch.stack(losses).sum() if losses else None
+
+    # optimizer
+
+    def configure_optimizers(self) -> dict:
+        total_steps = self.trainer.estimated_stepping_batches  # updates: accumulation is counted
+        if total_steps == float("inf"):
+            raise ValueError("trainer.max_epochs=-1 gives the schedule no length; set trainer.max_epochs or max_steps")
+        if self._resumed_total_steps not in (None, total_steps):
+            raise ValueError(
+                f"{self.trainer.ckpt_path} belongs to a run of {self._resumed_total_steps} updates and this one plans "
+                f"{total_steps}; resume with the same trainer.max_epochs, data.batch_size and accumulation"
+            )
+        epochs = self.trainer.max_epochs
+        steps_per_epoch = max(1, total_steps // epochs if epochs and epochs > 0 else total_steps)
+        optimizer = self.optimizer_factory(self)
+        scheduler = self.scheduler_factory(optimizer, total_steps, steps_per_epoch)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if not gradient_clip_val:
+            return
+        if gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.gradient_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+
+    # logging: sums on every step, loggers every trainer.log_every_n_steps, metrics once per epoch
+
+    def on_train_epoch_start(self) -> None:
+        self.meter.reset()
+        self.meter.start_clock()
+
+    def on_validation_start(self) -> None:
+        self.meter.stop_clock()
+
+    def on_validation_end(self) -> None:
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self.meter.start_clock()
+
+    def on_train_batch_end(self, outputs: dict[str, Tensor], batch: dict, batch_idx: int) -> None:
+        step = self.trainer.global_step
+        accumulating = self.trainer.fit_loop._should_accumulate()
+        if not self.loggers or accumulating or step % self.trainer.log_every_n_steps:
+            return
+        values = {
+            "epoch": self.current_epoch,
+            "step/loss": float(outputs["loss"]) * self.trainer.accumulate_grad_batches,  # Lightning has divided it
+            "step/lr": max(group["lr"] for group in self.trainer.optimizers[0].param_groups),
+        }
+        if self.gradient_norm is not None:
+            values["step/gradient_norm"] = float(self.gradient_norm)
+        for logger in self.loggers:
+            logger.log_metrics(values, step=step - 1)  # Lightning counts steps from zero
+
+    def on_train_epoch_end(self) -> None:
+        self.meter.stop_clock()
+        # batch_size only silences Lightning's guess; the values are means over the epoch already
+        means = {f"train/{key}": value for key, value in self.meter.means().items()}
+        self.log_dict(means, sync_dist=self.trainer.world_size > 1, batch_size=1)
+        rate = self.meter.images_per_second * self.trainer.world_size
+        times = {"time/images_per_second": rate, "time/epoch_seconds": self.meter.seconds}
+        self.log_dict(times, rank_zero_only=True, batch_size=1)
+
+    # checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        info = self.data_info
+        checkpoint["vantage"] = {
+            "config": str(self.config_text),
+            "num_classes": int(info.num_classes),
+            "class_names": [str(name) for name in info.class_names],
+            "in_chans": int(info.in_chans),
+            "image_size": [int(side) for side in info.image_size],
+            "mean": [float(value) for value in info.mean],
+            "std": [float(value) for value in info.std],
+            "total_steps": int(self.trainer.estimated_stepping_batches),
+        }
+        checkpoint["random_state"] = random_state.capture()
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        if ema.RAW_WEIGHTS in checkpoint and not any(isinstance(one, ema.EMA) for one in self.trainer.callbacks):
+            raise ValueError(
+                f"{self.trainer.ckpt_path} was trained with the ema callback; resume it with ema in callbacks, for its "
+                "average is not what training continues from"
+            )
+        self._resumed_total_steps = checkpoint.get("vantage", {}).get("total_steps")
+        self._random_state = checkpoint.get("random_state")
+
+    def on_fit_start(self) -> None:
+        if self._random_state is not None:
+            random_state.restore(self._random_state)  # after the last draw of the set-up, before the first batch
+            self._random_state = None
+
+
+def build_backbone(factory: partial, data: DataInfo, num_classes: int) -> nn.Module:
+    """The backbone for this data; a number of channels set in the model's config must be the data's."""
+    given = getattr(factory, "keywords", {})
+    if given.get("in_chans") not in (None, data.in_chans):
+        raise ValueError(
+            f"model.in_chans is {given['in_chans']} and the data has {data.in_chans} channels; leave it null"
+        )
+    img_size = given.get("img_size") or tuple(data.image_size)
+    return factory(num_classes=num_classes, in_chans=data.in_chans, img_size=img_size)
