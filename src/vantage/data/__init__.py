@@ -1,0 +1,1 @@
+"""Data modules, one per on-disk format; they know no model."""
