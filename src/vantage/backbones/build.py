@@ -1,0 +1,210 @@
+"""Builds a timm model of one of the families and puts attentions of ours in its slots."""
+
+import difflib
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+import timm
+from torch import Tensor, nn
+
+from vantage.attention.base import Attention
+from vantage.backbones import small  # noqa: F401  (registers the small variants)
+from vantage.backbones.adapters import ADAPTERS, Adapter
+from vantage.backbones.slots import Slot, SwapReport, choose_slots, make_attention, reuse_weights
+
+log = logging.getLogger(__name__)
+
+
+class Backbone(nn.Module):
+    """A timm model, swapped or not, that takes any input size >= 32 and gives logits, pooled features or maps.
+
+    `net` is the timm model, with timm's parameter names. `channels` and `strides` describe the maps of `features`,
+    `num_features` the pooled vector that `forward` gives when `num_classes` is 0.
+    """
+
+    def __init__(self, net: nn.Module, adapter: Adapter, variant: str):
+        super().__init__()
+        self.net = net
+        self.adapter = adapter
+        self.family = adapter.family
+        self.variant = variant
+        self.num_classes: int = net.num_classes
+        self.num_features: int = net.head_hidden_size
+        self.channels, self.strides = (list(column) for column in zip(*adapter.maps(net), strict=True))
+        self.report = SwapReport(kept=list(net.state_dict()))
+        self._slots = adapter.slots(net)
+        self._installed: dict[str, Slot] = {}  # dotted name of the attention in net -> its slot
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> logits (B, num_classes), or pooled features (B, num_features) if num_classes is 0."""
+        return self.net(x)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """x (B, C, H, W) -> maps (B, channels[i], ceil(H / strides[i]), ceil(W / strides[i])), finest first.
+
+        The last map has passed the final norm if the model has one; a plain ViT gives one map.
+        """
+        return self.adapter.features(self.net, x)
+
+    def slots(self) -> list[Slot]:
+        """The places where an attention can sit, also those that were left native."""
+        return list(self._slots)
+
+    def installed(self) -> list[tuple[Slot, Attention]]:
+        """The slots that hold one of our attentions, with it."""
+        return [(slot, self.net.get_submodule(name)) for name, slot in self._installed.items()]
+
+    def swap(self, attention: partial, position: partial | None, wanted: str | Sequence[str]) -> None:
+        """Puts the attention in the wanted slots whose role it supports; the report says what became of the weights."""
+        name = attention.func.label()
+        chosen = choose_slots(self._slots, wanted)
+        fitting = [slot for slot in chosen if slot.role in attention.func.role_support]
+        if not fitting:
+            raise ValueError(self.no_slot(name, attention.func.role_support, chosen))
+        before = set(self.net.state_dict())
+        reused = set()
+        for slot in fitting:
+            module = make_attention(slot, attention, position)
+            copied = reuse_weights(module, self.adapter.native_weights(self.net, slot))
+            place = self.adapter.install(self.net, slot, module)
+            self._installed[place] = slot
+            reused.update(f"{place}.{tensor}" for tensor in copied)
+        self.adapter.after_swap(self.net)
+        after = list(self.net.state_dict())
+        ours = tuple(f"{place}." for place in self._installed)
+        swapped = {slot.name for slot in fitting}
+        self.report = SwapReport(
+            kept=[key for key in after if not key.startswith(ours)],
+            reused=[key for key in after if key in reused],
+            new=[key for key in after if key.startswith(ours) and key not in reused],
+            dropped=sorted(before - set(after)),
+            swapped=[slot.name for slot in self._slots if slot.name in swapped],
+            native=[slot.name for slot in self._slots if slot.name not in swapped],
+        )
+        unfit = [slot.name for slot in chosen if slot.role not in attention.func.role_support]
+        if unfit:
+            log.info(
+                "attention=%s fills %s slots only: %d slots stay native (%s)",
+                name,
+                ", ".join(attention.func.role_support),
+                len(unfit),
+                ", ".join(unfit),
+            )
+        log.info("attention=%s in %s\n%s", name, self.variant, self.report)
+
+    def no_slot(self, attention: str, supported: tuple[str, ...], chosen: list[Slot]) -> str:
+        if not self._slots:
+            return (
+                f"model.variant={self.variant} has no slot that attention={attention} could fill; use attention=native"
+            )
+        roles = sorted({slot.role for slot in chosen or self._slots})
+        return (
+            f"attention={attention} fills {', '.join(supported)} slots, but those chosen in {self.variant} are "
+            f"{', '.join(roles)}; choose others with model.slots or use attention=native"
+        )
+
+
+def build_backbone(
+    family: str,
+    variant: str,
+    *,
+    attention: partial | None = None,
+    position: partial | None = None,
+    plug: partial | None = None,
+    slots: str | Sequence[str] = "default",
+    pretrained: bool = False,
+    in_chans: int | None = 3,
+    img_size: int | Sequence[int] | None = None,
+    num_classes: int = 0,
+    drop_path: float = 0.0,
+    grad_checkpointing: bool = False,
+) -> Backbone:
+    """Builds `variant` of `family`, loads its pretrained weights if asked, then swaps attention into its slots.
+
+    attention, position, plug: None (or an empty mapping: native, none) or a partial of the class, as Hydra's
+    `_partial_: true` gives; the attention's keywords may hold `roles`, overrides per role of the slot.
+    slots: "default", "all", or a list of roles and patterns on slot names (`stages.1.*`).
+    img_size: the size of the training images; models take other sizes too.
+    """
+    check_variant(family, variant)
+    if plug:
+        raise ValueError(f"plug={plug.func.__module__.rsplit('.', 1)[-1]}: no backbone takes plugs yet; use plug=none")
+    if position and not attention:
+        raise ValueError(
+            f"position={position.func.__module__.rsplit('.', 1)[-1]} needs an attention that takes one, and "
+            "attention=native keeps timm's own; use position=none or another attention"
+        )
+    adapter = ADAPTERS[family]
+    size = None if img_size is None else as_pair(img_size)
+    net = create(adapter, variant, size, pretrained, in_chans or 3, num_classes, drop_path)
+    adapter.open_sizes(net)
+    backbone = Backbone(net, adapter, variant)
+    if attention:
+        backbone.swap(attention, position or None, slots)
+    if grad_checkpointing:
+        adapter.checkpoint(net)
+    return backbone
+
+
+def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
+
+
+def create(
+    adapter: Adapter,
+    variant: str,
+    img_size: tuple[int, int] | None,
+    pretrained: bool,
+    in_chans: int,
+    num_classes: int,
+    drop_path: float,
+) -> nn.Module:
+    if pretrained and not has_weights(variant):
+        raise ValueError(f"model.variant={variant} has no pretrained weights; use model.pretrained=false")
+    arguments = adapter.arguments(variant, img_size)
+    arguments |= {"num_classes": num_classes, "in_chans": in_chans, "drop_path_rate": drop_path}
+    if not pretrained:
+        return timm.create_model(variant, **arguments)
+    try:
+        return timm.create_model(variant, pretrained=True, **arguments)
+    except Exception as error:  # the hub, the network and the file system each have exceptions of their own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RuntimeError(
+            f"model.pretrained=true: the weights of {variant} could not be loaded ({reason.rstrip('.')}); connect to "
+            "the network once, or copy them into the Hugging Face cache (HF_HOME), or use model.pretrained=false"
+        ) from error
+
+
+def has_weights(variant: str) -> bool:
+    cfg = timm.get_pretrained_cfg(variant, allow_unregistered=True)
+    return cfg is not None and cfg.has_weights
+
+
+def variants(family: str) -> list[str]:
+    """All variants of a family, ours first."""
+    adapter = ADAPTERS[family]
+    own = [f"{family}_pico32", f"{family}_nano32"]
+    return own + [name for name in timm.list_models(module=adapter.modules) if adapter.refuse(name) is None]
+
+
+def check_variant(family: str, variant: str) -> None:
+    """Raises ValueError with the nearest names if there is no such family, variant or tag; builds nothing."""
+    if family not in ADAPTERS:
+        raise ValueError(f"model.family={family} is unknown{nearest(family, list(ADAPTERS))}")
+    adapter = ADAPTERS[family]
+    name, _, tag = variant.partition(".")
+    if name in timm.list_models(module=adapter.modules) and (reason := adapter.refuse(name)):
+        raise ValueError(f"model.variant={variant} is not supported: {reason}; use one like {variants(family)[0]}")
+    known = variants(family)
+    if name not in known:
+        raise ValueError(f"model.variant={variant} is no {family} variant{nearest(name, known)}")
+    tagged = timm.list_models(f"{name}.*", include_tags=True)
+    if tag and variant not in tagged:
+        raise ValueError(f"model.variant={variant} has no such weights{nearest(variant, tagged)}")
+
+
+def nearest(value: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(value, known, n=3, cutoff=0.4) or list(known)[:3]
+    return f"; the nearest are {', '.join(close)}" if close else ""
