@@ -53,7 +53,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def set_reductions(net: nn.Module, first: int) -> None:
-    """timm writes the strides of a stem it knows into `feature_info`; this writes those of ours, doubling from first."""
+    """Writes the strides of a stem that timm does not know into `feature_info`: first, then its doubles."""
     for index, info in enumerate(net.feature_info):
         info["reduction"] = first * 2**index
 

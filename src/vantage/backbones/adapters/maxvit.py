@@ -35,7 +35,7 @@ class PaddedPartition(maxxvit.PartitionAttentionCl):
 
 
 def masked_attention(attn: maxxvit.AttentionCl, x: Tensor, valid: Tensor) -> Tensor:
-    """timm's attention over windows x (B * windows, h, w, C) that leaves out the keys where valid (windows, N) is not."""
+    """timm's attention over windows x (B * windows, h, w, C), without the keys that are not valid (windows, N)."""
     windows, tokens = valid.shape
     if attn.head_first:
         qkv = attn.qkv(x).view(-1, windows, tokens, attn.num_heads, 3, attn.dim_head).permute(4, 0, 1, 3, 2, 5)
@@ -44,10 +44,8 @@ def masked_attention(attn: maxxvit.AttentionCl, x: Tensor, valid: Tensor) -> Ten
     q, k, v = qkv.unbind(0)  # (B, windows, heads, N, head_dim)
     mask = torch.zeros(windows, 1, 1, tokens, dtype=q.dtype, device=q.device)
     mask = mask.masked_fill(~valid[:, None, None], float("-inf"))
-    if attn.rel_pos is not None:
-        mask = mask + attn.rel_pos.get_bias().to(q.dtype)  # (windows, heads, N, N)
-    else:
-        mask = mask.expand(-1, -1, tokens, -1)
+    bias = q.new_zeros(1, 1, tokens, 1) if attn.rel_pos is None else attn.rel_pos.get_bias().to(q.dtype)
+    mask = mask + bias  # (windows, heads or 1, N, N)
     dropout = attn.attn_drop.p if attn.training else 0.0
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     return attn.proj_drop(attn.proj(out.transpose(2, 3).reshape(x.shape)))

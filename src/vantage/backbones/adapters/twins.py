@@ -1,7 +1,7 @@
 """Twins: SVT alternates windows (LSA, `local`) and sub-sampled attention (GSA, `global`); PCPVT has GSA only (`full`).
 
 timm's patch embeddings drop the rows and columns that the patch does not divide, although they assert at construction
-that there are none; here they are padded instead. timm has no gradient checkpointing for Twins: its blocks have it here.
+that there are none; here they are padded instead. timm has no gradient checkpointing for Twins; it is added.
 """
 
 import torch
