@@ -76,24 +76,27 @@ class Agent(Attention):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, dim = x.shape
-        qkv = self.qkv(x)
-        v_map = qkv[..., 2 * dim :].permute(0, 3, 1, 2)
-        gather, read, v = self.weights(qkv)
-        gathered = self.attn_drop(gather).to(v.dtype) @ v  # (B, heads, n, head_dim)
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        gather, read = self.weights(q, k)
+        gathered = self.attn_drop(gather).to(v.dtype) @ self.split_heads(v)  # (B, heads, n, head_dim)
         out = self.attn_drop(read).to(v.dtype) @ gathered  # (B, heads, N, head_dim)
         out = out.transpose(1, 2).reshape(batch, height, width, dim)
-        return self.proj_drop(self.proj(out + self.dwc(v_map).permute(0, 2, 3, 1)))
+        local = self.dwc(v.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.proj_drop(self.proj(out + local))
 
-    def weights(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The agents' weights over tokens (B, heads, n, N), the tokens' over agents (B, heads, N, n), and v."""
-        batch, height, width, _ = qkv.shape
-        q_map = qkv[..., : self.dim].permute(0, 3, 1, 2)
-        q, k, v = qkv.view(batch, height * width, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        agents = F.adaptive_avg_pool2d(q_map, self.pool_size) * self.head_dim**-0.5
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, heads, N, head_dim)."""
+        return x.view(x.shape[0], -1, self.num_heads, self.head_dim).transpose(1, 2)
+
+    def weights(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """The agents' weights over tokens (B, heads, n, N) and the tokens' over agents (B, heads, N, n), of maps."""
+        batch, height, width, _ = q.shape
+        agents = F.adaptive_avg_pool2d(q.permute(0, 3, 1, 2), self.pool_size) * self.head_dim**-0.5
         agents = agents.reshape(batch, self.num_heads, self.head_dim, self.agent_num)
-        gather = in_full(agents.transpose(-2, -1) @ k.transpose(-2, -1)).add_(self.gather_bias(height, width))
-        read = in_full(q @ agents).add_(self.read_bias(height, width))
-        return gather.softmax(dim=-1), read.softmax(dim=-1), v
+        gather = in_full(agents.transpose(-2, -1) @ self.split_heads(k).transpose(-2, -1))
+        read = in_full(self.split_heads(q) @ agents)
+        gather = gather.add_(self.gather_bias(height, width)).softmax(dim=-1)
+        return gather, read.add_(self.read_bias(height, width)).softmax(dim=-1)
 
     def gather_bias(self, height: int, width: int) -> Tensor:
         """B1, (heads, n, N)."""
@@ -114,7 +117,7 @@ class Agent(Attention):
 
     def attention_map(self, x: Tensor) -> Tensor:
         """The product of the two softmaxes; the depthwise convolution of v is beside it."""
-        gather, read, _ = self.weights(self.qkv(x))
+        gather, read = self.weights(*self.qkv(x).chunk(3, dim=-1)[:2])
         return read @ gather
 
     def flops(self, height: int, width: int) -> int:

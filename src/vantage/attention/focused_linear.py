@@ -70,31 +70,29 @@ class FocusedLinear(Attention):
         return f"focusing_factor={self.focusing_factor}, grid_size={self.grid_size}"
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, height, width, dim = x.shape
-        tokens = height * width
-        qkv = self.qkv(x)
-        q, k = self.focused(qkv, 1 / tokens)
-        v = qkv[..., 2 * dim :].view(batch, tokens, self.num_heads, self.head_dim).transpose(1, 2)
+        batch, height, width, _ = x.shape
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        out = self.mix(*self.focused(q, k, 1 / (height * width)), v.view(batch, -1, self.num_heads, self.head_dim))
+        return self.proj_drop(self.proj(out.reshape(x.shape) + self.local(v)))
 
-        # k carries the 1/N: its sum over tokens is the mean. The normaliser is an elementwise sum, not a matmul, so
-        # that autocast leaves it in float32.
-        normaliser = (q * k.sum(dim=1, keepdim=True)).sum(dim=-1).add(EPSILON)  # (B, N, heads)
-        q, k = q.transpose(1, 2), k.transpose(1, 2)  # (B, heads, N, head_dim)
-        out = q.to(v.dtype) @ (k.to(v.dtype).transpose(-2, -1) @ v)
-        out = (out.transpose(1, 2) / normaliser[..., None]).reshape(batch, height, width, dim).to(v.dtype)
-        out = out + self.local(qkv[..., 2 * dim :])
-        return self.proj_drop(self.proj(out))
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q, k, v (B, N, heads, head_dim), k times 1/N -> (B, N, heads, head_dim) of v's dtype."""
+        # an elementwise sum, not a matmul, so that autocast leaves it in float32; k's sum over tokens is its mean
+        normaliser = (q * k.sum(dim=1, keepdim=True)).sum(dim=-1, keepdim=True) + EPSILON  # (B, N, heads, 1)
+        q, k = (t.to(v.dtype).transpose(1, 2) for t in (q, k))  # (B, heads, N, head_dim)
+        out = q @ (k.transpose(-2, -1) @ v.transpose(1, 2))
+        return (out.transpose(1, 2) / normaliser).to(v.dtype)
 
-    def focused(self, qkv: Tensor, k_weight: float) -> tuple[Tensor, Tensor]:
-        """f of q and of k, k times k_weight; (B, N, heads, head_dim) in float32 or float64."""
-        batch, height, width, _ = qkv.shape
-        q, k, _ = in_full(qkv).view(batch, height * width, 3, self.dim).unbind(dim=2)
+    def focused(self, q: Tensor, k: Tensor, k_weight: float) -> tuple[Tensor, Tensor]:
+        """f of q and of k, k times k_weight: maps -> (B, N, heads, head_dim) in float32 or float64."""
+        batch, height, width, _ = q.shape
+        q, k = (in_full(t).view(batch, height * width, self.dim) for t in (q, k))
         k = k + self.position_table(height, width)
         inverse_scale = 1 / F.softplus(in_full(self.scale))
-        shape = (batch, height * width, self.num_heads, self.head_dim)
         # (relu(x) + 1e-6) / softplus(s)
         q, k = (torch.addcmul(EPSILON * inverse_scale, t.relu(), inverse_scale) for t in (q, k))
-        return focus(q, self.focusing_factor).view(shape), focus(k, self.focusing_factor, k_weight).view(shape)
+        q, k = focus(q, self.focusing_factor), focus(k, self.focusing_factor, k_weight)
+        return tuple(t.view(batch, height * width, self.num_heads, self.head_dim) for t in (q, k))
 
     def position_table(self, height: int, width: int) -> Tensor:
         """E, resized to the map: (1, N, dim)."""
@@ -112,7 +110,7 @@ class FocusedLinear(Attention):
 
     def attention_map(self, x: Tensor) -> Tensor:
         """q_i . k_j / sum_j q_i . k_j, the weights of v before the depthwise convolution is added."""
-        q, k = (t.transpose(1, 2) for t in self.focused(self.qkv(x), 1.0))
+        q, k = (t.transpose(1, 2) for t in self.focused(*self.qkv(x).chunk(3, dim=-1)[:2], 1.0))
         # weights do not change with the length of a query nor with that of all keys, but products may underflow
         tiny = torch.finfo(q.dtype).tiny
         q = q / q.amax(dim=-1, keepdim=True).clamp(min=tiny)
