@@ -1,0 +1,111 @@
+"""Where a key of a composed config came from: composition keeps no record, so the defaults list is read again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+
+Line = tuple[str, int]
+
+
+@dataclass
+class Layer:
+    """One YAML file of a composition and the package (dotted place) its keys land in."""
+
+    path: Path
+    package: str
+    group: str  # `attention` for configs/attention/softmax.yaml, empty for a primary config
+
+    @cached_property
+    def lines(self) -> dict[str, int]:
+        """Dotted key in the composed config -> line in this file."""
+        found: dict[str, int] = {}
+        prefix = [part for part in self.package.split(".") if part and part != "_global_"]
+        root = yaml.compose(self.path.read_text())
+        if isinstance(root, yaml.MappingNode):
+            collect_lines(root, prefix, found)
+        return found
+
+    @property
+    def is_pointer(self) -> bool:
+        """True for a file that has a defaults list and nothing else."""
+        return bool(self.lines) and all(".defaults" in f".{key}" for key in self.lines)
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.package))
+
+
+def collect_lines(node: yaml.MappingNode, prefix: list[str], found: dict[str, int]) -> None:
+    for key, value in node.value:
+        path = [*prefix, str(key.value)]
+        found[".".join(path)] = key.start_mark.line + 1
+        if isinstance(value, yaml.MappingNode):
+            collect_lines(value, path, found)
+        elif isinstance(value, yaml.SequenceNode):
+            for index, item in enumerate(value.value):
+                if isinstance(item, yaml.MappingNode):
+                    collect_lines(item, [*path, str(index)], found)
+
+
+@dataclass
+class Sources:
+    """The layers of a composition, in the order they were merged, and the overrides applied last."""
+
+    layers: list[Layer] = field(default_factory=list)
+    overrides: list[Override] = field(default_factory=list)
+
+    @classmethod
+    def of_composition(cls, loader: ConfigLoader, config_name: str, overrides: Sequence[str]) -> "Sources":
+        folders = [Path(source.path) for source in loader.get_sources() if source.scheme() == "file"]
+        defaults = loader.compute_defaults_list(config_name, list(overrides), RunMode.RUN).defaults
+        layers = []
+        for default in defaults:
+            paths = [folder / f"{default.config_path}.yaml" for folder in folders]
+            path = next((path for path in paths if path.is_file()), None)
+            if path is not None:
+                layers.append(Layer(path, default.package or "", str(Path(default.config_path).parent).strip(".")))
+        return cls(layers, parse(overrides))
+
+    def of(self, key: str) -> str:
+        """`command line: model.varient=x` or `configs/experiment/try.yaml, line 4`: the last to have set the key."""
+        override = self.override_of(key)
+        if override is not None:
+            return f"command line: {override.input_line}"
+        for layer in reversed(self.layers):
+            if key in layer.lines:
+                return f"{shown(layer.path)}, line {layer.lines[key]}"
+        below = [override for override in self.overrides if override.key_or_group.startswith(f"{key}.")]
+        if below:
+            return f"command line: {below[-1].input_line}"
+        parent = key.rpartition(".")[0]
+        return self.of(parent) if parent else "composed config"
+
+    def override_of(self, key: str) -> Override | None:
+        for override in reversed(self.overrides):
+            name = override.key_or_group.replace("/", ".")
+            if key == name or (key.startswith(f"{name}.") and isinstance(override.value(), (dict, list))):
+                return override
+        return None
+
+    def choice(self, group: str) -> str | None:
+        """The option chosen for a group, after pointers such as data/classification.yaml have been followed."""
+        layers = [layer for layer in self.layers if layer.group == group and not layer.is_pointer]
+        return layers[-1].path.stem if layers else None
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides(list(overrides))
+
+
+def shown(path: Path) -> str:
+    """A path as a user would type it: relative to the working directory where that is possible."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
