@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from vantage.tasks.base import Task
 from vantage.tasks.classification.metrics import ClassificationMetrics
 from vantage.tasks.classification.mix import Mix
+from vantage.tasks.classification.pictures import ClassificationPictures
 from vantage.training.optimizer import OptimizerFactory
 
 if TYPE_CHECKING:
@@ -92,6 +93,9 @@ class Classification(Task):
             write_per_class(
                 Path(self.trainer.default_root_dir) / "per_class.csv", self.data_info.class_names, per_class
             )
+
+    def pictures(self) -> ClassificationPictures:
+        return ClassificationPictures(self.backbone, self.data_info)
 
     def report(self, split: str, metrics: ClassificationMetrics) -> Tensor:
         values = metrics.compute()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from vantage.analysis.attention_maps import NoAttentionMapError, attention_maps, draw_attention
 from vantage.analysis.figures import INK, RIGHT, WRONG, Tile, blank, draw_tiles
 from vantage.data.info import DataInfo
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
 
 COUNTS_UP_TO = 25  # classes; beyond that a number does not fit its cell
 NAMES_UP_TO = 110  # classes; beyond that names would overlap
@@ -124,31 +129,35 @@ class Mistake:
 
 
 class Evidence:
-    """What one pass over a split leaves for its figures: confusion counts and the most confident mistakes."""
+    """What one pass over a split leaves for its figures: confusion counts, the most confident mistakes, and one image
+    of each of the first classes, to look at the attention with.
+    """
 
-    def __init__(self, info: DataInfo, *, limit: int = 24):
+    def __init__(self, info: DataInfo, *, limit: int = 24, samples: int = 4):
         self.info = info
         self.limit = limit
+        self.most_samples = samples
         self.counts = torch.zeros(info.num_classes, info.num_classes, dtype=torch.long)
         self.mistakes: list[Mistake] = []
+        self.samples: dict[int, Tensor] = {}  # label -> (C, H, W), normalised
 
     def update(self, images: Tensor, logits: Tensor, labels: Tensor, indices: Tensor) -> None:
         """images (B, C, H, W), logits (B, classes), labels and indices (B,)."""
         logits, labels, indices = logits.detach().float().cpu(), labels.cpu(), indices.cpu()
         probabilities, predictions = logits.softmax(1).max(1)
         self.counts += count_confusions(labels, predictions, self.info.num_classes)
-        wrong = (predictions != labels).nonzero().flatten()
+        floor = self.mistakes[-1].probability if len(self.mistakes) == self.limit else -1.0
+        wrong = ((predictions != labels) & (probabilities > floor)).nonzero().flatten()
         for i in wrong[probabilities[wrong].argsort(descending=True)[: self.limit]].tolist():
-            self.mistakes.append(
-                Mistake(
-                    images[i].detach().float().cpu(),
-                    int(labels[i]),
-                    int(predictions[i]),
-                    float(probabilities[i]),
-                    int(indices[i]),
-                )
-            )
+            image = images[i].detach().float().cpu()
+            numbers = (int(labels[i]), int(predictions[i]), float(probabilities[i]), int(indices[i]))
+            self.mistakes.append(Mistake(image, *numbers))
         self.mistakes = sorted(self.mistakes, key=lambda mistake: -mistake.probability)[: self.limit]
+        for i, label in enumerate(labels.tolist()):
+            if len(self.samples) == self.most_samples:
+                break
+            if label not in self.samples:
+                self.samples[label] = images[i].detach().float().cpu()
 
 
 def draw_mistakes(mistakes: Sequence[Mistake], names: Sequence[str], info: DataInfo, *, split: str) -> Figure:
@@ -176,3 +185,43 @@ def draw_predictions(pictures: np.ndarray, captions: Iterable[tuple[str, str]], 
         Tile(picture, (prediction, name), (INK, "#777777")) for picture, (prediction, name) in zip(pictures, captions)
     ]
     return draw_tiles(tiles, columns=6, title=f"Predictions, sheet {page} of {pages}: class and probability")
+
+
+def draw_attention_of(backbone: nn.Module, images: Tensor, names: Sequence[str], info: DataInfo) -> Figure | None:
+    """Attention over images (B, C, H, W), normalised; None, with the reason logged, if the backbone has no map."""
+    weight = next(backbone.parameters())
+    try:
+        maps = attention_maps(backbone, images.to(weight.device, weight.dtype))
+    except NoAttentionMapError as error:
+        logger.info("no picture of the attention: %s", error)
+        return None
+    return draw_attention(maps, to_pictures(images, info), names)
+
+
+class ClassificationPictures:
+    """When to draw what is the callback's to say (vantage.training.pictures), what to draw is said here."""
+
+    def __init__(self, backbone: nn.Module, info: DataInfo):
+        self.backbone = backbone
+        self.info = info
+
+    def first_batch(self, batch: dict, outputs: dict) -> dict[str, Figure]:
+        return {"first_batch": draw_batch(outputs["images"], outputs["targets"], self.info)}
+
+    def start(self) -> None:
+        self.evidence = Evidence(self.info)
+
+    def update(self, batch: dict, outputs: dict) -> None:
+        self.evidence.update(batch["image"], outputs["logits"], batch["label"], batch["index"])
+
+    def finish(self, split: str, name_of: Callable[[int], str]) -> dict[str, Figure]:
+        evidence, info = self.evidence, self.info
+        figures = {"confusion_matrix": draw_confusion(evidence.counts, info.class_names, split=split)}
+        if evidence.mistakes:
+            names = ["/".join(PurePath(name_of(mistake.index)).parts[-2:]) for mistake in evidence.mistakes]
+            figures["worst_mistakes"] = draw_mistakes(evidence.mistakes, names, info, split=split)
+        if evidence.samples:
+            labels = [info.class_names[label] for label in evidence.samples]
+            images = torch.stack(list(evidence.samples.values()))
+            figures["attention"] = draw_attention_of(self.backbone, images, labels, info)
+        return {f"{name}_{split}": figure for name, figure in figures.items() if figure is not None}
