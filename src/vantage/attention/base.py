@@ -1,10 +1,17 @@
 """What every attention is: a token mixer over a feature map, with the facts a backbone needs to place it."""
 
+import functools
+import logging
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 from vantage.position.base import Position
 
 ROLES = ("local", "global", "full")
+
+log = logging.getLogger(__name__)
 
 
 class Attention(nn.Module):
@@ -53,3 +60,24 @@ def refuse_position(attention: type[Attention], position: type[Position] | None)
         f"'{position.hook}'; "
         + (f"it takes positions with hook {taken}" if taken else "it takes none: use position=none")
     )
+
+
+@functools.lru_cache
+def log_once(message: str) -> None:
+    log.info(message)
+
+
+def note(message: str) -> None:
+    """Logs a message once per process; says nothing while a graph is traced, where logging would break it."""
+    if not torch.compiler.is_compiling():
+        log_once(message)
+
+
+def pair(value: int | Sequence[int], name: str, minimum: int = 1) -> tuple[int, int]:
+    """(y, x) from one integer or two; `name` is 'attention.keyword' in the error."""
+    values = (value, value) if isinstance(value, int) else value
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != 2:
+        raise ValueError(f"{name}={value!r}; use an integer or two of them (y, x)")
+    if any(isinstance(item, bool) or not isinstance(item, int) or item < minimum for item in values):
+        raise ValueError(f"{name}={value!r}; use integers of at least {minimum}")
+    return values[0], values[1]

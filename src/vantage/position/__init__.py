@@ -1,0 +1,1 @@
+"""Positional encodings, one per file, named like its config."""

@@ -13,6 +13,8 @@ class Position(nn.Module):
                                         them: |dy| < eh and |dx| < ew, so that a table can be resized to it
     logits(q, k, offsets) -> (..., heads, N, M)        added to the logits, which must be materialised
     weigh(probabilities, offsets) -> probabilities     after the softmax, which must be materialised
+
+    An attention with a window of its own announces it once, at construction, through `fit(extent)`.
     """
 
     hook: str = ""
@@ -23,3 +25,6 @@ class Position(nn.Module):
             raise TypeError(f"{type(self).__name__}.hook is {self.hook!r}; a position offers one of {', '.join(HOOKS)}")
         self.head_dim = head_dim
         self.num_heads = num_heads
+
+    def fit(self, extent: tuple[int, int]) -> None:
+        """Told the extent that the attention will ask for, before any training; a table may take its size from it."""
