@@ -31,8 +31,8 @@ def build_backbone(config: DictConfig) -> partial:
 
 def build_task(config: DictConfig, info: DataInfo) -> Task:
     """The task with its model, weights freshly initialised from the global seed."""
-    task = instantiate(
-        config.task,
+    # given to the partial, not to instantiate, which would turn the dataclass `info` into a config node
+    task = instantiate(config.task, _partial_=True)(
         backbone=build_backbone(config),
         data=info,
         optimizer=instantiate(config.optimizer),
