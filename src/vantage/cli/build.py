@@ -54,7 +54,7 @@ def build_trainer(config: DictConfig, callbacks: list, loggers: list) -> Trainer
 
 
 def load_run(run: str | None = None, checkpoint: str | None = None) -> tuple[DictConfig, Path]:
-    """The config a run was trained with and the checkpoint to test: `run` picks best, else last; `checkpoint` names one."""
+    """The config a run was trained with and its checkpoint: `run` picks best, else last; `checkpoint` names one."""
     path = checkpoints.pick(run) if run else Path(checkpoint)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint={checkpoint} is not a file; give a .ckpt file, or run=RUN_DIR")

@@ -41,7 +41,7 @@ def bare_block(model, optimizer, scheduler, loader, steps: int, smoothing: float
     """Seconds of `steps` steps of a plain loop that logs nothing."""
     model.train()
     start = None
-    for step, batch in zip(range(steps), loader):
+    for _, batch in zip(range(steps), loader):
         if start is None:
             start = time.perf_counter()
         loss = F.cross_entropy(model(batch["image"]), batch["label"], label_smoothing=smoothing)
