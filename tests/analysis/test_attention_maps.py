@@ -63,7 +63,7 @@ IMAGES = torch.randn(2, 8, 16, 32, generator=torch.Generator().manual_seed(0))
 
 
 def test_the_last_map_that_is_affordable_and_not_too_coarse():
-    network = Network((Mapped, 1), (Mapped, 2), (Unmapped, 2), (Mapped, 8))
+    network = Network((Mapped, 1), (Mapped, 2), (Unmapped, 2), (Mapped, 4))
     assert attention_maps(network, IMAGES).slot.name == "stages.1"
     assert attention_maps(network, IMAGES, max_bytes=4 * 2 * 2 * 128**2 - 1).slot.name == "stages.3"
     assert attention_maps(Network((Mapped, 8), (Mapped, 16)), IMAGES).slot.name == "stages.1"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vantage.backbones.slots import Slot
 
 MAX_BYTES = 256 * 2**20  # of one (B, heads, N, N) float32 map
-SMALLEST_SIDE = 4  # a coarser map says little about an image: taken only if there is no finer one
+SMALLEST_SIDE = 6  # a coarser map says little about an image: taken only if there is no finer one
 
 
 class NoAttentionMapError(ValueError):
@@ -116,7 +116,7 @@ def draw_attention(maps: AttentionMaps, pictures: np.ndarray, names: Sequence[st
         tiles.append(Tile(overlaid(picture, received, stride), ("from everywhere",)))
     heads = maps.weights.shape[1]
     title = f"Attention, {maps.mechanism}, {maps.slot.name}: {height}×{width} map, mean of {heads} heads"
-    return draw_tiles(tiles, columns=4, title=title)
+    return draw_tiles(tiles, columns=4, title=title, tile_inches=1.35)
 
 
 def mark(query: tuple[int, int], stride: int, marker: str) -> tuple[float, float, str]:

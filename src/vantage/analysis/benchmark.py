@@ -21,7 +21,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -195,11 +197,11 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} {platform.processor() or platform.machine()}".strip()
 
 
-def benchmark_table(result: dict, title: str) -> Table:
+def benchmark_table(result: dict, title: str) -> Group:
     """The printed form of what `benchmark` returns."""
     chans, height, width = result["input"]
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    table.caption = (
+    table = Table(title=title, title_justify="left")
+    facts = Text(
         f"{result['parameters'] / 1e6:.3f} M parameters ({result['trainable_parameters'] / 1e6:.3f} M trainable), "
         f"{result['flops'] / 1e9:.4g} GFLOPs per {chans}×{height}×{width} image (multiply-adds count twice)\n"
         f"{result['device']}, {result['threads']} threads, {result['precision']}"
@@ -218,4 +220,4 @@ def benchmark_table(result: dict, title: str) -> Table:
         table.add_row(
             str(row["batch_size"]), f"{rate:.4g}", f"{slowest:.4g} to {fastest:.4g}", f"{1000 / rate:.3g}", shown
         )
-    return table
+    return Group(table, facts)
