@@ -54,10 +54,12 @@ class Task(pl.LightningModule):
         if compile:
             self.backbone.compile()
         self.meter = EpochMeter()
+        self.learning_rate = 0.0  # of the last update, its largest over the groups
         self.gradient_norm: Tensor | None = None  # of the last update, before clipping; None without clipping
         self.config_text = ""
         self._resumed_total_steps: int | None = None
         self._random_state: dict | None = None
+        self.run_seed = torch.initial_seed()
         installed = getattr(self.backbone, "installed", list)()
         self._with_auxiliary_loss = [attention for _, attention in installed if hasattr(attention, "auxiliary_loss")]
 
@@ -76,6 +78,9 @@ class Task(pl.LightningModule):
     # optimizer
 
     def configure_optimizers(self) -> dict:
+        if self._random_state is not None:
+            random_state.restore(self._random_state)  # now: the next line builds the training loader
+            self._random_state = None
         total_steps = self.trainer.estimated_stepping_batches  # updates: accumulation is counted
         if total_steps == float("inf"):
             raise ValueError("trainer.max_epochs=-1 gives the schedule no length; set trainer.max_epochs or max_steps")
@@ -104,11 +109,18 @@ class Task(pl.LightningModule):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.gradient_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        self.learning_rate = max(group["lr"] for group in optimizer.param_groups)  # the scheduler moves it next
+
     # logging: sums on every step, loggers every trainer.log_every_n_steps, metrics once per epoch
 
     def on_train_epoch_start(self) -> None:
         self.meter.reset()
         self.meter.start_clock()
+
+    def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
+        if batch_idx == 0:
+            random_state.seed_epoch(self.run_seed, self.current_epoch, self.global_rank)
 
     def on_validation_start(self) -> None:
         self.meter.stop_clock()
@@ -125,7 +137,7 @@ class Task(pl.LightningModule):
         values = {
             "epoch": self.current_epoch,
             "step/loss": float(outputs["loss"]) * self.trainer.accumulate_grad_batches,  # Lightning has divided it
-            "step/lr": max(group["lr"] for group in self.trainer.optimizers[0].param_groups),
+            "step/lr": self.learning_rate,
         }
         if self.gradient_norm is not None:
             values["step/gradient_norm"] = float(self.gradient_norm)
@@ -156,6 +168,7 @@ class Task(pl.LightningModule):
             "total_steps": int(self.trainer.estimated_stepping_batches),
         }
         checkpoint["random_state"] = random_state.capture()
+        checkpoint["run_seed"] = self.run_seed
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
@@ -167,11 +180,7 @@ class Task(pl.LightningModule):
             )
         self._resumed_total_steps = checkpoint.get("vantage", {}).get("total_steps")
         self._random_state = checkpoint.get("random_state")
-
-    def on_fit_start(self) -> None:
-        if self._random_state is not None:
-            random_state.restore(self._random_state)  # after the last draw of the set-up, before the first batch
-            self._random_state = None
+        self.run_seed = checkpoint.get("run_seed", self.run_seed)
 
 
 def build_backbone(factory: partial, data: DataInfo, num_classes: int) -> nn.Module:
