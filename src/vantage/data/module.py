@@ -19,7 +19,7 @@ from vantage.data.dataset import EpochSampler, ImageDataset, Loader, as_batch
 from vantage.data.errors import DataError
 from vantage.data.images import INTERPOLATIONS, fit, read_image, to_tensor
 from vantage.data.info import DataInfo
-from vantage.data.store import FileStore, MemoryStore, Store, decode_all, decoded_bytes, usable_cores
+from vantage.data.store import FileStore, MemoryStore, Store, decode_all, estimate_bytes, usable_cores
 
 log = logging.getLogger(__name__)
 
@@ -207,10 +207,10 @@ class ClassificationData(pl.LightningDataModule):
                 interpolation=self.interpolation,
             )
             store = FileStore(raw.source, decode)
-            gigabytes = decoded_bytes(raw.source, self.in_chans, size) / 1e9
+            gigabytes = estimate_bytes(raw.source, self.in_chans, size) / 1e9
             if self.cache is True or (self.cache == "auto" and gigabytes <= self.cache_gb):
                 what = f"{len(raw.source):,} {split} images"
-                store, bad = decode_all(raw.source, decode, what, usable_cores())
+                store, bad = decode_all(raw.source, decode, self.in_chans, size, what, usable_cores())
                 raw = self._drop_bad(split, raw, bad)
             else:
                 log.info("%s images are decoded at every read (%.1f GB is over data.cache_gb)", split, gigabytes)

@@ -1,9 +1,10 @@
 """Where a split's pictures come from: memory or files. All read uint8 (C, H, W) tensors by index."""
 
 import logging
+import mmap
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from PIL import Image
@@ -17,6 +18,7 @@ from vantage.data.errors import DataError
 log = logging.getLogger(__name__)
 
 Decode = Callable[[str], Tensor]
+CHUNK = 64  # files a decoding process takes at a time
 
 
 class FileStore:
@@ -46,101 +48,104 @@ class MemoryStore:
 
 
 class PackedStore:
-    """Pictures of many sizes behind each other in one buffer.
+    """Pictures of many sizes behind each other in one buffer, uint8 (bytes,); shapes (N, 3), starts (N,).
 
     One tensor, not a list of them: worker processes forked from this one share its pages, while the reference counts
     of a list's items would be written by every reader and so copied into each worker.
     """
 
-    def __init__(self, pictures: Sequence[Tensor]) -> None:
-        self.shapes = torch.tensor([tuple(picture.shape) for picture in pictures])  # (N, 3)
-        self.ends = self.shapes.prod(1).cumsum(0)
-        self.pixels = torch.cat([picture.flatten() for picture in pictures])
+    def __init__(self, pixels: Tensor, shapes: Tensor, starts: Tensor) -> None:
+        self.pixels, self.shapes, self.starts = pixels, shapes, starts
 
     def __len__(self) -> int:
         return len(self.shapes)
 
     def read(self, index: int) -> Tensor:
-        shape = self.shapes[index].tolist()
-        end = int(self.ends[index])
-        return self.pixels[end - shape[0] * shape[1] * shape[2] : end].view(shape)
+        shape, start = self.shapes[index], int(self.starts[index])
+        return self.pixels[start : start + int(shape.prod())].view(shape.tolist())
 
 
 Store = FileStore | MemoryStore | PackedStore
 
 
-def decoded_bytes(paths: list[str], in_chans: int, size: tuple[int, int] | None) -> int:
+def estimate_bytes(paths: list[str], in_chans: int, size: tuple[int, int] | None) -> int:
     """Memory the decoded pictures would take: exact for a fixed size, else estimated from up to 256 file headers."""
     if size is not None:
         return len(paths) * in_chans * size[0] * size[1]
     sample = paths[:: max(1, len(paths) // 256)][:256]
-    pixels = []
-    for path in sample:
-        try:
-            with Image.open(path) as image:
-                pixels.append(image.width * image.height)
-        except Exception:  # reported with its name when it is decoded
-            continue
+    pixels = [height * width for height, width in map(header_size, sample) if height]
     return int(sum(pixels) / max(1, len(pixels)) * len(paths) * in_chans)
 
 
-def decode_all(paths: list[str], decode: Decode, what: str, processes: int) -> tuple[Store, dict[int, str]]:
+def header_size(path: str) -> tuple[int, int]:
+    """(height, width) of an image file; (0, 0) if it cannot be told, which decoding will explain."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except Exception:
+        return 0, 0
+
+
+def decode_all(
+    paths: list[str], decode: Decode, in_chans: int, size: tuple[int, int] | None, what: str, processes: int
+) -> tuple[MemoryStore | PackedStore, dict[int, str]]:
     """Decode every file once, in parallel -> the store of the good ones and {index: reason} of the bad ones."""
     started = time.perf_counter()
+    sizes = [size] * len(paths) if size is not None else [header_size(path) for path in paths]
+    shapes = torch.tensor([(in_chans, *each) for each in sizes])  # (N, 3)
+    lengths = shapes.prod(1)
+    starts = lengths.cumsum(0) - lengths
+    # An anonymous shared mapping: children forked from here write into it, and /dev/shm, often 64 MB, has no say.
+    pixels = torch.frombuffer(mmap.mmap(-1, max(1, int(lengths.sum()))), dtype=torch.uint8)
+    target = PackedStore(pixels, shapes, starts)
+
+    can_fork = "fork" in torch.multiprocessing.get_all_start_methods()
+    workers = processes if can_fork and processes > 1 and len(paths) >= 16 * CHUNK else 0
     loader = DataLoader(
-        _Chunks(paths, decode),
+        _Chunks(paths, decode, target),
         batch_size=None,
-        num_workers=processes if len(paths) >= 4 * CHUNK and processes > 1 else 0,
-        multiprocessing_context=None,
+        num_workers=workers,
+        multiprocessing_context="fork" if workers else None,
     )
     bad: dict[int, str] = {}
-    pixels: Tensor | None = None  # filled while all pictures have one size
-    pictures: list[Tensor] = []
-    filled = 0
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(f"decoding {what}", total=len(paths))
-        for number, (decoded, errors) in enumerate(loader):
-            bad |= {number * CHUNK + position: reason for position, reason in errors.items()}
-            if isinstance(decoded, Tensor):
-                if pixels is None and not pictures:
-                    pixels = decoded.new_empty(len(paths), *decoded.shape[1:])
-                if pixels is not None and decoded.shape[1:] == pixels.shape[1:]:
-                    pixels[filled : filled + len(decoded)] = decoded
-                    filled += len(decoded)
-                    decoded = []
-            if len(decoded):
-                if pixels is not None:
-                    pictures, pixels = list(pixels[:filled]), None
-                pictures.extend(picture.clone() for picture in decoded)  # a clone leaves the worker's shared memory
-            progress.advance(bar, min(CHUNK, len(paths) - number * CHUNK))
+        for errors in loader:
+            bad |= errors
+            progress.advance(bar, CHUNK)
     log.info("decoded %s in %.1f s", what, time.perf_counter() - started)
-    if pixels is not None:
-        return MemoryStore(pixels[:filled]), bad
-    if not pictures:
-        return MemoryStore(torch.empty(0, 1, 1, 1, dtype=torch.uint8)), bad
-    return PackedStore(pictures), bad
 
-
-CHUNK = 64
+    good = torch.tensor([i for i in range(len(paths)) if i not in bad], dtype=torch.int64)
+    shapes, starts = shapes[good], starts[good]
+    if len(good) and bool((shapes == shapes[0]).all()):
+        if not bad:
+            return MemoryStore(pixels.view(len(good), *shapes[0].tolist())), bad
+        return MemoryStore(torch.stack([target.read(i) for i in good.tolist()])), bad
+    return PackedStore(pixels, shapes, starts), bad
 
 
 class _Chunks(Dataset):
-    def __init__(self, paths: list[str], decode: Decode) -> None:
-        self.paths, self.decode = paths, decode
+    """Item n decodes the n-th chunk of files into `target` and is {index: reason} of its bad ones."""
+
+    def __init__(self, paths: list[str], decode: Decode, target: PackedStore) -> None:
+        self.paths, self.decode, self.target = paths, decode, target
 
     def __len__(self) -> int:
         return -(-len(self.paths) // CHUNK)
 
-    def __getitem__(self, number: int) -> tuple[Tensor | list[Tensor], dict[int, str]]:
-        pictures, errors = [], {}
-        for position, path in enumerate(self.paths[number * CHUNK : (number + 1) * CHUNK]):
+    def __getitem__(self, number: int) -> dict[int, str]:
+        errors = {}
+        for index in range(number * CHUNK, min((number + 1) * CHUNK, len(self.paths))):
+            path = self.paths[index]
             try:
-                pictures.append(self.decode(path))
+                picture, place = self.decode(path), self.target.read(index)
+                if picture.shape != place.shape:
+                    raise DataError(f"{path}: is not of the size that its header tells")
+                place.copy_(picture)
             except DataError as error:
-                errors[position] = str(error)
-        same = len({picture.shape for picture in pictures}) == 1
-        return (torch.stack(pictures) if same else pictures), errors
+                errors[index] = str(error)
+        return errors
 
 
 def usable_cores() -> int:
