@@ -17,7 +17,11 @@ def print_metrics(metrics: Mapping[str, float], run_dir: Path | str, *, console:
     for name, value in metrics.items():
         if name.partition("/")[0] not in SPLITS:
             console.print(f"{name} {show_number(value)}", highlight=False, soft_wrap=True)
-    console.print(Text(f"run directory: {run_dir}"), soft_wrap=True)
+    print_run_dir(run_dir, console=console)
+
+
+def print_run_dir(run_dir: Path | str, *, console: Console | None = None) -> None:
+    (console or Console()).print(Text(f"run directory: {run_dir}"), soft_wrap=True)
 
 
 def metrics_table(metrics: Mapping[str, float]) -> Table:

@@ -17,6 +17,8 @@ from vantage.data.splits import stratified_split
 class Digits(ClassificationData):
     """Split 70/10/20, stratified; the split depends on split_seed only."""
 
+    num_classes = 10  # for what must know it before the data is opened
+
     def __init__(
         self,
         *,

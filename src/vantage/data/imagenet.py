@@ -23,6 +23,8 @@ class ImageNet(ImageFolder):
     Class names are read from one of NAME_FILES, in root or up to three folders above it; without one they are synsets.
     """
 
+    num_classes = 1000
+
     def class_names(self, classes: list[str]) -> list[str]:
         strangers = [name for name in classes if not re.fullmatch(r"n\d{8}", name)]
         if strangers:

@@ -91,6 +91,7 @@ class TorchvisionSet(ClassificationData):
         if not 0 <= val_fraction < 1:
             raise DataError(f"data.val_fraction={val_fraction} is not in [0, 1)")
         self.name, self.root, self.download, self.val_fraction = name, Path(root), download, val_fraction
+        self.num_classes = 100 if name == "cifar100" else 10
         self.folder = self.root / FILES[name]["folder"]
 
     def prepare_data(self) -> None:

@@ -1,14 +1,26 @@
 """Predictions of a trained classifier for image files."""
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from vantage.data.images import fit, to_tensor
+from vantage.data.info import DataInfo
+from vantage.tasks.classification.pictures import draw_attention_of, draw_predictions, to_pictures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
+
+ATTENTION_IMAGES = 6
 SHEET = 24  # pictures of a contact sheet
 MOST_SHEETS = 8
 
@@ -57,6 +69,11 @@ def find_files(source: Path | str) -> list[Path]:
     return files
 
 
+def as_evaluated(image: Image.Image, info: DataInfo, *, center_crop: float, interpolation: str) -> Tensor:
+    """Any picture -> normalised (C, H, W), as the validation and test splits of the data are prepared."""
+    return info.normalize(fit(to_tensor(image, info.in_chans), info.image_size, center_crop, interpolation))
+
+
 def read(file: Path, transform: Callable[[Image.Image], Tensor]) -> Tensor | str:
     """The image as the model takes it, or in one line why there is none."""
     # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error ... on broken input
@@ -98,3 +115,22 @@ def predict_files(
                 if len(result.images) < SHEET * MOST_SHEETS:
                     result.images.append(image)
     return result
+
+
+def draw_sheets(result: Predictions, backbone: nn.Module, info: DataInfo) -> dict[str, "Figure"]:
+    """Contact sheets of the pictures with class and probability, and the attention over the first of them."""
+    figures = {}
+    pages = -(-len(result.images) // SHEET)
+    if len(result.images) < len(result.made):
+        logger.info("the contact sheets show the first %d of %d files", len(result.images), len(result.made))
+    captions = [
+        (f"{info.class_names[one.classes[0]]} · {one.probabilities[0]:.1%}", one.file.name) for one in result.made
+    ]
+    for page in range(pages):
+        shown = slice(page * SHEET, min((page + 1) * SHEET, len(result.images)))
+        pictures = to_pictures(torch.stack(result.images[shown]), info)
+        figures[f"predictions_{page + 1}"] = draw_predictions(pictures, captions[shown], page=page + 1, pages=pages)
+    first = torch.stack(result.images[:ATTENTION_IMAGES])
+    names = [f"{prediction}, {file}" for prediction, file in captions[:ATTENTION_IMAGES]]
+    attention = draw_attention_of(backbone, first, names, info)
+    return figures if attention is None else figures | {"attention": attention}
