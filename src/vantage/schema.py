@@ -116,7 +116,18 @@ ROOTS = {"train": TrainRoot, "eval": EvalRoot}
 NODES = {"trainer": Trainer, "data": Data, "paths": Paths}
 
 # Nodes that are one object, described by a `_target_`; {} and null mean none where the root's type allows it.
-OBJECT_GROUPS = ("task", "model", "attention", "position", "plug", "data", "optimizer", "scheduler", "trainer")
+OBJECT_GROUPS = (
+    "task",
+    "model",
+    "attention",
+    "position",
+    "plug",
+    "data",
+    "augment",
+    "optimizer",
+    "scheduler",
+    "trainer",
+)
 
 # Nodes that are a mapping from a name to an object.
 NAMED_GROUPS = ("callbacks", "logger")

@@ -11,10 +11,12 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 
 CONFIGS = {
-    "task/classification": "_target_: fakes.Task\nsmoothing: 0.1\n",
-    "task/rotated_detection": "_target_: fakes.rotated.Task\n",
+    "task/classification": "_target_: fakes.tasks.classification.Task\nsmoothing: 0.1\n",
+    "task/rotated_detection": "_target_: fakes.tasks.rotated_detection.Task\n",
     "data/classification": "defaults: [digits]\n",
-    "data/digits": "_target_: fakes.Digits\nroot: ${paths.data_dir}/digits\nbatch_size: 8\nsizes: [8, 16]\nseed: ${seed}\n",
+    "data/digits": (
+        "_target_: fakes.Digits\nroot: ${paths.data_dir}/digits\nbatch_size: 8\nsizes: [8, 16]\nseed: ${seed}\n"
+    ),
     "data/boxes": "_target_: fakes.Boxes\nroot: ???\nbatch_size: 8\n",
     "model/maxvit": (
         "_target_: fakes.Model\n_partial_: true\nvariant: pico\nattention: ${attention}\nposition: ${position}\n"
@@ -26,7 +28,7 @@ CONFIGS = {
     "attention/hilo": "_target_: fakes.Hilo\n_partial_: true\nalpha: 0.5\nwindow_size: [2, 2]\n",
     "attention/native": "{}\n",
     "position/none": "{}\n",
-    "augment/none": "{}\n",
+    "augment/default": "{}\n",
     "optimizer/adamw": "_target_: fakes.Factory\nlr: 1e-3\ninner: {_target_: fakes.Factory, lr: 0.1}\n",
     "scheduler/one_cycle": "_target_: fakes.Factory\n",
     "trainer/default": "_target_: fakes.Trainer\nmax_epochs: 3\naccelerator: cpu\n",

@@ -16,6 +16,8 @@ def fits(value: Any, annotation: Any) -> bool:
     Stricter than Python where typos hide: true is no int, 3.0 is no int, '3' is no number; an int is a float, and a
     list is any sequence. A mapping with a `_target_` becomes an object when it is built, so it fits every class.
     """
+    if annotation is Any:
+        return True
     if annotation is None or annotation is type(None):
         return value is None
     origin, arguments = get_origin(annotation), get_args(annotation)

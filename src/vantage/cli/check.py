@@ -224,7 +224,7 @@ class Check:
         if task is None or offered is None:
             return
         name = task_name(task) or self.sources.choice("task")
-        if name not in offered:
+        if name is not None and name not in offered:
             raise ConfigError(
                 f"data={self.sources.choice('data') or data.__name__} cannot feed task={name}: its labels are for "
                 f"{', '.join(offered)}; leave data out to get a data set for {name}, or use task={offered[0]}"

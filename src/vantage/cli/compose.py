@@ -19,7 +19,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from vantage import schema
 from vantage.cli.check import parameters_of, supplied
 from vantage.cli.errors import ConfigError, nearest, one_line
-from vantage.cli.run_dir import stamp
+from vantage.cli.run_dir import restore_links, stamp
 from vantage.cli.sources import Layer, Sources, parse, shown
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
@@ -213,10 +213,10 @@ def compose_from_run(loader: ConfigLoader, config_dir: Path, overrides: Sequence
     trained, origin = load_trained(own)
 
     with open_dict(trained):
-        trained.pop("launch", None)
+        restore_links(trained, (trained.pop("launch", None) or {}).get("links") or {})
         trained.update(own)
-        for name in schema.types_of(schema.Paths):
-            trained.paths[name] = eval_defaults.paths[name]
+        trained.paths.run_dir = None
+        trained.paths.log_dir = eval_defaults.paths.log_dir
     OmegaConf.set_struct(trained, True)
     layers = [Layer(origin, "", "")]
     rest = [override for override in parsed if override.key_or_group not in keys and not override.is_hydra_override()]

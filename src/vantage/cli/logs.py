@@ -1,6 +1,8 @@
 """Python logging of a run: everything goes to run.log, what matters to the console."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
@@ -28,16 +30,18 @@ def important(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING and record.name != "py.warnings"
 
 
-def open_log(run_dir: Path, rank: int) -> logging.Handler:
+@contextmanager
+def run_log(run_dir: Path, rank: int) -> Iterator[logging.Handler]:
     """Sends logging to run.log (run.rank1.log for another process of a distributed run) and to the console."""
     to_file = logging.FileHandler(run_dir / ("run.log" if rank == 0 else f"run.rank{rank}.log"))
     to_file.setFormatter(logging.Formatter(FORMAT))
-    handlers = [to_file]
+    handlers: list[logging.Handler] = [to_file]
     if rank == 0:
         console = ConsoleHandler()
         console.addFilter(important)
         handlers.append(console)
     root = logging.getLogger()
+    before = root.level, list(root.handlers)
     root.setLevel(logging.INFO)
     root.handlers[:] = handlers
     for name in LIGHTNING:  # imported before, they hold a handler to stderr of their own
@@ -45,10 +49,10 @@ def open_log(run_dir: Path, rank: int) -> logging.Handler:
         logger.handlers.clear()
         logger.propagate = True
     logging.captureWarnings(True)
-    return to_file
-
-
-def close_log(handler: logging.Handler) -> None:
-    logging.captureWarnings(False)
-    logging.getLogger().handlers.clear()
-    handler.close()
+    try:
+        yield to_file
+    finally:
+        logging.captureWarnings(False)
+        root.setLevel(before[0])
+        root.handlers[:] = before[1]
+        to_file.close()

@@ -60,6 +60,7 @@ class Command:
         from vantage.cli import compose, sweep
 
         compose.register_resolvers()
+        sweep.current = None
         logging.getLogger("hydra").addHandler(logging.NullHandler())  # what it reports, we say in our own sentence
         parser = get_args_parser()
         parser.error = lambda message: sys.exit(say(f"error: {message}; --help shows how to use this command", REFUSED))
@@ -69,10 +70,16 @@ class Command:
                 return self.run_on_a_run(arguments)
             hydra.main(version_base="1.3", config_path=str(self.config_dir), config_name=self.command)(self.run_job)()
             return sweep.current.finish() if sweep.current else self.code
+        except KeyboardInterrupt:
+            if sweep.current:
+                sweep.current.finish()
+            raise
         except ConfigError as error:
             return self.refuse(error)
         except compose.COMPOSITION_ERRORS as error:
-            return self.refuse(compose.explain(error, self.config_dir, self.command, arguments.overrides))
+            refusal = compose.explain(error, self.config_dir, self.command, arguments.overrides)
+            refusal.__cause__ = error
+            return self.refuse(refusal)
 
     def run_job(self, cfg: DictConfig) -> None:
         """Hydra's task function; errors are told here, because Hydra prints lines of its own around them."""
@@ -82,11 +89,13 @@ class Command:
         from vantage.cli.sources import Sources
 
         hydra_config = HydraConfig.get()
-        overrides = [*hydra_config.overrides.task, *hydra_config.overrides.hydra]
+        # as typed: an override such as data.seed=${seed} is not to be resolved here
+        overrides = OmegaConf.to_container(hydra_config.overrides, resolve=False)
         try:
             loader = GlobalHydra.instance().config_loader()
-            sources = Sources.of_composition(loader, hydra_config.job.config_name, overrides)
-            self.code = self.check_and_execute(cfg, sources, list(hydra_config.overrides.task))
+            typed = overrides["task"] + overrides["hydra"]
+            sources = Sources.of_composition(loader, hydra_config.job.config_name, typed)
+            self.code = self.check_and_execute(cfg, sources, overrides["task"])
         except ConfigError as error:
             self.code = self.refuse(error)
 
@@ -104,46 +113,48 @@ class Command:
     def check_and_execute(self, cfg: DictConfig, sources, overrides: Sequence[str]) -> int:
         from vantage.cli import run_dir
         from vantage.cli.check import check
+        from vantage.cli.compose import refuse_contradiction
 
+        if self.command == "eval":
+            refuse_contradiction(cfg)
         check(cfg, sources, self.command)
         directory = run_dir.open_run_dir(cfg, self.command)
+        launched = run_dir.describe_launch(cfg, overrides, self.config_dir)
         with open_dict(cfg):
             cfg.run_dir = str(directory)
             cfg.paths.run_dir = str(directory)
             for name in ("data_dir", "log_dir"):
                 cfg.paths[name] = os.path.abspath(cfg.paths[name])
-            cfg.launch = run_dir.describe_launch(overrides, self.config_dir)
+            cfg.launch = launched
         if environment.rank() == 0:
             run_dir.write_config(cfg, directory)
         return self.execute(cfg, directory)
 
     def execute(self, cfg: DictConfig, directory: Path) -> int:
-        handler = logs.open_log(directory, environment.rank())
-        try:
-            self.runner(cfg, directory)
-            return 0
-        except KeyboardInterrupt:
-            return self.interrupted(directory)
-        except SystemExit as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit
+        with logs.run_log(directory, environment.rank()) as log:
+            try:
+                self.runner(cfg, directory)
+                return 0
+            except KeyboardInterrupt:
                 return self.interrupted(directory)
-            return error.code if isinstance(error.code, int) else FAILED
-        except Exception as error:
-            return self.failed(error, directory, handler)
-        finally:
-            logs.close_log(handler)
+            except SystemExit as error:
+                if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit
+                    return self.interrupted(directory)
+                return error.code if isinstance(error.code, int) else FAILED
+            except Exception as error:
+                return self.failed(error, directory, log)
 
     def interrupted(self, directory: Path) -> int:
         logger.info("interrupted; what was written is in %s", directory)
         return INTERRUPTED
 
-    def failed(self, error: Exception, directory: Path, handler: logging.Handler) -> int:
+    def failed(self, error: Exception, directory: Path, log: logging.Handler) -> int:
         """One sentence for what the user can act on; a defect of ours shows its traceback, which run.log always has."""
         sentence = as_sentence(error)
         told = sentence or f"{type(error).__name__}: {one_line(error)}"
         record = logging.LogRecord(__name__, logging.ERROR, __file__, 0, f"error: {told}", None, None)
         record.exc_info = (type(error), error, error.__traceback__)
-        handler.handle(record)
+        log.handle(record)
         if sentence is None or os.environ.get(SHOW_TRACEBACK) == "1":
             traceback.print_exception(error)
         return say(f"error: {told} ({directory / 'run.log'} has the details)", FAILED)

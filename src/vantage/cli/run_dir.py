@@ -2,16 +2,17 @@
 
 import os
 import platform
+import re
 import secrets
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vantage.cli.environment import rank
 from vantage.cli.errors import ConfigError
@@ -75,15 +76,45 @@ def write_config(cfg: DictConfig, run_dir: Path) -> None:
     (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
 
 
-def describe_launch(overrides: Sequence[str], source_dir: Path) -> dict:
-    """The command, the overrides, the git revision of `source_dir` and the versions of what matters."""
+def describe_launch(cfg: DictConfig, overrides: Sequence[str], source_dir: Path) -> dict:
+    """The command, the overrides, the git revision of `source_dir` and the versions of what matters.
+
+    `links` are the config's interpolations, which are gone from the resolved config.yaml: an evaluation restores them,
+    so that `attention.backend=...` on top of a run reaches `model.attention` too. `${key}` is written `{key}` in all of
+    this, because it describes the launch and is not to be resolved.
+    """
     return {
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
-        "overrides": list(overrides),
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]).replace("${", "{"),
+        "overrides": [text.replace("${", "{") for text in overrides],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "git": git_revision(source_dir),
         "versions": {"python": platform.python_version()} | {name: version_of(name) for name in PACKAGES},
+        "links": links(cfg),
     }
+
+
+def links(node: DictConfig | ListConfig, prefix: str = "") -> dict[str, str]:
+    """Dotted key -> the interpolation there, `${a.b}/c` written as `{a.b}/c` so that no reader resolves it."""
+    found: dict[str, str] = {}
+    for key in range(len(node)) if isinstance(node, ListConfig) else node:
+        if OmegaConf.is_interpolation(node, key):
+            text = OmegaConf.to_container(node, resolve=False)[key]
+            if re.fullmatch(r"[^{}$]*(\$\{[\w.]+\}[^{}$]*)+", text):  # plain references; a resolver's value is final
+                found[f"{prefix}{key}"] = text.replace("${", "{")
+        elif not OmegaConf.is_missing(node, key) and isinstance(node[key], (DictConfig, ListConfig)):
+            found |= links(node[key], f"{prefix}{key}.")
+    return found
+
+
+def restore_links(cfg: DictConfig, found: Mapping[str, str]) -> None:
+    """The opposite: `cfg` gets its interpolations back, where it still has the keys."""
+    for path, text in found.items():
+        parent, _, key = path.rpartition(".")
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+        if isinstance(node, ListConfig):
+            node[int(key)] = text.replace("{", "${")
+        elif isinstance(node, DictConfig) and key in node:
+            node[key] = text.replace("{", "${")
 
 
 def git_revision(folder: Path) -> dict | None:

@@ -89,8 +89,12 @@ class Sweep:
         varied = [key for key in keys if len({pair.get(key) for pair in pairs}) > 1]
         if "run_dir" in varied:
             raise ConfigError("run_dir names the folder of the whole sweep; give one, the jobs get subfolders")
-        for overrides in job_overrides:
-            check(list(overrides))
+        for overrides, pair in zip(job_overrides, pairs):
+            try:
+                check(list(overrides))
+            except ConfigError as error:
+                job = " ".join(f"{key}={pair[key]}" for key in varied if key in pair)
+                raise ConfigError(f"{error} [job {job}; no job was started]") from error
         batch = []
         for index, (overrides, pair) in enumerate(zip(job_overrides, pairs), first):
             own = {key: pair[key] for key in varied if key in pair}
@@ -175,7 +179,7 @@ class Sweep:
         for job in self.jobs:
             values = [job.varied.get(key, "") for key in varied]
             numbers = [job.metrics.get(name, "") for name in metrics]
-            overrides = " ".join(job.overrides)
+            overrides = " ".join(text for text in job.overrides if key_of(text) != "run_dir")
             writer.writerow([job.index, *values, job.status, *numbers, job.seconds, job.run_dir, overrides, job.error])
         partial = self.directory / f".{CSV}"
         partial.write_text(text.getvalue())

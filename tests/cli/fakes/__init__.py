@@ -1,4 +1,4 @@
-"""Targets for a small project whose configs need neither torch nor data: what the command line does shows without them."""
+"""Targets for a small project whose configs need neither torch nor data: the command line shows without them."""
 
 import json
 import os
@@ -33,11 +33,6 @@ class Boxes(Digits):
     tasks = ("rotated_detection",)
 
 
-class Task:
-    def __init__(self, *, backbone, data, optimizer, scheduler, channels_last, compile, smoothing: float = 0.0):
-        pass
-
-
 class Factory:
     def __init__(self, *, lr: float = 1e-3, inner=None):
         pass
@@ -54,7 +49,7 @@ class Callback:
 
 
 def run(cfg, run_dir) -> dict[str, float]:
-    """A job: its `name`-independent outcome is chosen by model.variant."""
+    """A job: its outcome is chosen by model.variant."""
     variant = cfg.model.variant
     if variant == "raise":
         raise ValueError(f"model.variant={variant} cannot be built\non any machine")
