@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vantage.attention.base import Attention
 from vantage.backbones import small  # noqa: F401  (registers the small variants)
 from vantage.backbones.adapters import ADAPTERS, Adapter
+from vantage.backbones.pretrained import create_pretrained
 from vantage.backbones.slots import Slot, SwapReport, choose_slots, make_attention, reuse_weights
 
 log = logging.getLogger(__name__)
@@ -161,25 +162,9 @@ def create(
     num_classes: int,
     drop_path: float,
 ) -> nn.Module:
-    if pretrained and not has_weights(variant):
-        raise ValueError(f"model.variant={variant} has no pretrained weights; use model.pretrained=false")
     arguments = adapter.arguments(variant, img_size)
     arguments |= {"num_classes": num_classes, "in_chans": in_chans, "drop_path_rate": drop_path}
-    if not pretrained:
-        return timm.create_model(variant, **arguments)
-    try:
-        return timm.create_model(variant, pretrained=True, **arguments)
-    except Exception as error:  # the hub, the network and the file system each have exceptions of their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RuntimeError(
-            f"model.pretrained=true: the weights of {variant} could not be loaded ({reason.rstrip('.')}); connect to "
-            "the network once, or copy them into the Hugging Face cache (HF_HOME), or use model.pretrained=false"
-        ) from error
-
-
-def has_weights(variant: str) -> bool:
-    cfg = timm.get_pretrained_cfg(variant, allow_unregistered=True)
-    return cfg is not None and cfg.has_weights
+    return create_pretrained(variant, arguments) if pretrained else timm.create_model(variant, **arguments)
 
 
 def variants(family: str) -> list[str]:
