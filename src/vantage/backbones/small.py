@@ -257,4 +257,4 @@ def resnet_pico32(pretrained: bool = False, **kwargs) -> ResNet:
 
 @register_model
 def resnet_nano32(pretrained: bool = False, **kwargs) -> ResNet:
-    return _resnet("resnet_nano32", pretrained, Bottleneck, channels=(24, 48, 80, 128), stem_width=16, **kwargs)
+    return _resnet("resnet_nano32", pretrained, Bottleneck, channels=(24, 48, 96, 136), stem_width=16, **kwargs)
