@@ -116,7 +116,9 @@ def test_the_overlay_covers_the_pixels_of_its_position_and_is_cropped_to_the_ima
 
 def test_a_row_of_pictures_per_image():
     weights = torch.rand(2, 2, 4, 8, 32).softmax(-1).view(2, 2, 4, 8, 4, 8)
-    figure = draw_attention(AttentionMaps(Slot("stages.0", 4), "mapped", weights), np.zeros((2, 16, 32, 3)), ["a", "b"])
+    figure = draw_attention(
+        AttentionMaps(Slot("stages.0", 4), "mapped", weights), np.zeros((2, 16, 32, 3)), [("a",), ("b", "c")]
+    )
     axes = figure.axes[0]
     assert len(axes.images) == 2 * 4
     assert len(axes.lines) == 2 * 4  # two query points on the image, one on each of their maps

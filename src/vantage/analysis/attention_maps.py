@@ -98,21 +98,25 @@ def attention_inputs(backbone: Backbone, images: Tensor) -> list[tuple[Slot, Att
     return captured
 
 
-def draw_attention(maps: AttentionMaps, pictures: np.ndarray, names: Sequence[str]) -> Figure:
+def draw_attention(maps: AttentionMaps, pictures: np.ndarray, captions: Sequence[tuple[str, ...]]) -> Figure:
     """A row per image: the image with two query points, where each looks, and what is looked at by all.
 
-    pictures (B, H, W, 3) in [0, 1]. The queries are the centre and the position that receives the most attention.
+    pictures (B, H, W, 3) in [0, 1]. The queries are the centre and the position that receives the most attention of
+    the others.
     """
     height, width = maps.grid
     stride = maps.slot.stride
     tiles = []
-    for i, (picture, name) in enumerate(zip(pictures, names)):
+    for i, (picture, caption) in enumerate(zip(pictures, captions)):
         received = maps.received()[i]
-        centre, top = (height // 2, width // 2), divmod(int(received.argmax()), width)
+        centre, elsewhere = (height // 2, width // 2), received.clone()
+        elsewhere[centre] = -1
+        top = divmod(int(elsewhere.argmax()), width)
         points = [mark(query, stride, marker) for query, marker in ((centre, "o"), (top, "x"))]
-        tiles.append(Tile(picture, (name,), points=tuple(points)))
-        for query, point, caption in ((centre, points[0], "from ○"), (top, points[1], "from ×")):
-            tiles.append(Tile(overlaid(picture, maps.looked_at_from(*query)[i], stride), (caption,), points=(point,)))
+        tiles.append(Tile(picture, caption, points=tuple(points)))
+        for query, point, sign in ((centre, points[0], "○"), (top, points[1], "×")):
+            overlay = overlaid(picture, maps.looked_at_from(*query)[i], stride)
+            tiles.append(Tile(overlay, (f"from {sign}",), points=(point,)))
         tiles.append(Tile(overlaid(picture, received, stride), ("from everywhere",)))
     heads = maps.weights.shape[1]
     title = f"Attention, {maps.mechanism}, {maps.slot.name}: {height}×{width} map, mean of {heads} heads"

@@ -200,7 +200,7 @@ def device_name(device: torch.device) -> str:
 def benchmark_table(result: dict, title: str) -> Group:
     """The printed form of what `benchmark` returns."""
     chans, height, width = result["input"]
-    table = Table(title=title, title_justify="left")
+    table = Table()
     facts = Text(
         f"{result['parameters'] / 1e6:.3f} M parameters ({result['trainable_parameters'] / 1e6:.3f} M trainable), "
         f"{result['flops'] / 1e9:.4g} GFLOPs per {chans}×{height}×{width} image (multiply-adds count twice)\n"
@@ -220,4 +220,4 @@ def benchmark_table(result: dict, title: str) -> Group:
         table.add_row(
             str(row["batch_size"]), f"{rate:.4g}", f"{slowest:.4g} to {fastest:.4g}", f"{1000 / rate:.3g}", shown
         )
-    return Group(table, facts)
+    return Group(Text(title), table, facts)

@@ -69,18 +69,18 @@ def draw_tiles(tiles: Sequence[Tile], *, columns: int, title: str, tile_inches: 
         row, column = divmod(number, columns)
         left = GAP_INCHES + column * step_x
         top = HEADER_INCHES + row * step_y + lines * CAPTION_INCHES
-        draw_tile(axes, tile, left, top, tile_inches, tile_height, lines)
+        draw_tile(axes, tile, left, top, tile_inches, tile_height)
     axes.set(xlim=(0, page_width), ylim=(page_height, 0))
     axes.axis("off")
     return figure
 
 
-def draw_tile(axes: Axes, tile: Tile, left: float, top: float, width: float, height: float, lines: int) -> None:
+def draw_tile(axes: Axes, tile: Tile, left: float, top: float, width: float, height: float) -> None:
     extent = (left, left + width, top + height, top)
     axes.imshow(tile.image.clip(0, 1), extent=extent, aspect="auto", interpolation="auto")
     colours = tile.colours or (INK,) * len(tile.caption)
     for line, (text, colour) in enumerate(zip(tile.caption, colours)):
-        baseline = top - (lines - line - 1) * CAPTION_INCHES - 0.035
+        baseline = top - (len(tile.caption) - line - 1) * CAPTION_INCHES - 0.035
         axes.text(left, baseline, fit(text, width), fontsize=6, color=colour, parse_math=False)
     image_height, image_width = tile.image.shape[:2]
     for x, y, marker in tile.points:

@@ -1,4 +1,7 @@
-"""Runs one evaluation: tests what was trained, predicts for image files, or measures what a model costs."""
+"""Runs one evaluation: tests what was trained, predicts for image files, or measures what a model costs.
+
+What it finds goes into files of its own run directory, and to no logger: W&B keeps the runs of train.py.
+"""
 
 import json
 import logging
@@ -12,7 +15,7 @@ from rich import get_console
 
 from vantage.analysis.benchmark import benchmark, benchmark_table, precision_context
 from vantage.analysis.figures import save
-from vantage.cli.build import build_data, build_task, build_trainer, load_run
+from vantage.cli.build import build_data, build_group, build_task, build_trainer, load_run
 from vantage.cli.table import print_metrics, print_run_dir
 from vantage.data.info import DataInfo
 from vantage.tasks.base import Task
@@ -29,6 +32,8 @@ def run_evaluation(config: DictConfig, run_dir: Path) -> dict[str, float]:
     checkpoint = load_run(config.run, config.checkpoint)[1] if config.run or config.checkpoint else None
     if checkpoint is None and (config.predict or not config.benchmark):
         raise ValueError("nothing trained to evaluate; give run=RUN_DIR or checkpoint=FILE, or benchmark=true alone")
+    if any(override.startswith("logger=") for override in (config.get("launch") or {}).get("overrides", [])):
+        logger.warning("an evaluation writes files only: logger= is for train.py")
     seed_everything(config.seed, workers=True, verbose=False)
     with open_dict(config):
         config.trainer.default_root_dir = str(run_dir)
@@ -53,7 +58,8 @@ def test(config: DictConfig, checkpoint: Path, run_dir: Path) -> dict[str, float
         raise ValueError("split=train is augmented and shuffled, which is no evaluation; use split=test or split=val")
     data = build_data(config)
     task = build_task(config, data.info)
-    trainer = build_trainer(config, [Pictures(run_dir=str(run_dir))], [])
+    progress = (config.callbacks or {}).get("progress")
+    trainer = build_trainer(config, [Pictures(run_dir=str(run_dir)), *build_group({"progress": progress})], [])
     run = trainer.test if config.split == "test" else trainer.validate
     results = run(task, datamodule=data, ckpt_path=str(checkpoint), weights_only=True, verbose=False)
     if not results or not results[0]:
@@ -112,7 +118,7 @@ def measure(config: DictConfig, checkpoint: Path | None, run_dir: Path) -> dict[
     )
     backbone = task.backbone
     attentions = sorted({attention.label() for _, attention in backbone.installed()}) or ["native"]
-    weights = f"weights of {checkpoint}" if checkpoint else "fresh weights"
+    weights = str(checkpoint) if checkpoint else "fresh"
     described = {
         "model": backbone.variant,
         "attention": attentions,
@@ -120,7 +126,7 @@ def measure(config: DictConfig, checkpoint: Path | None, run_dir: Path) -> dict[
         "weights": weights,
     }
     write_json(run_dir / "benchmark.json", described | {"compiled": bool(config.compile)} | result)
-    title = f"{backbone.variant}, attention {', '.join(attentions)}, {info.num_classes} classes, {weights}"
+    title = f"{backbone.variant}, attention {', '.join(attentions)}, {info.num_classes} classes, weights {weights}"
     get_console().print(benchmark_table(result, title))
     rates = {
         f"benchmark/images_per_second_{row['batch_size']}": row.get("images_per_second") for row in result["batches"]

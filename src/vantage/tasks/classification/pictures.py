@@ -187,7 +187,9 @@ def draw_predictions(pictures: np.ndarray, captions: Iterable[tuple[str, str]], 
     return draw_tiles(tiles, columns=6, title=f"Predictions, sheet {page} of {pages}: class and probability")
 
 
-def draw_attention_of(backbone: nn.Module, images: Tensor, names: Sequence[str], info: DataInfo) -> Figure | None:
+def draw_attention_of(
+    backbone: nn.Module, images: Tensor, captions: Sequence[tuple[str, ...]], info: DataInfo
+) -> Figure | None:
     """Attention over images (B, C, H, W), normalised; None, with the reason logged, if the backbone has no map."""
     weight = next(backbone.parameters())
     try:
@@ -195,7 +197,7 @@ def draw_attention_of(backbone: nn.Module, images: Tensor, names: Sequence[str],
     except NoAttentionMapError as error:
         logger.info("no picture of the attention: %s", error)
         return None
-    return draw_attention(maps, to_pictures(images, info), names)
+    return draw_attention(maps, to_pictures(images, info), captions)
 
 
 class ClassificationPictures:
@@ -221,7 +223,7 @@ class ClassificationPictures:
             names = ["/".join(PurePath(name_of(mistake.index)).parts[-2:]) for mistake in evidence.mistakes]
             figures["worst_mistakes"] = draw_mistakes(evidence.mistakes, names, info, split=split)
         if evidence.samples:
-            labels = [info.class_names[label] for label in evidence.samples]
+            labels = [(info.class_names[label],) for label in evidence.samples]
             images = torch.stack(list(evidence.samples.values()))
             figures["attention"] = draw_attention_of(self.backbone, images, labels, info)
         return {f"{name}_{split}": figure for name, figure in figures.items() if figure is not None}

@@ -131,6 +131,5 @@ def draw_sheets(result: Predictions, backbone: nn.Module, info: DataInfo) -> dic
         pictures = to_pictures(torch.stack(result.images[shown]), info)
         figures[f"predictions_{page + 1}"] = draw_predictions(pictures, captions[shown], page=page + 1, pages=pages)
     first = torch.stack(result.images[:ATTENTION_IMAGES])
-    names = [f"{prediction}, {file}" for prediction, file in captions[:ATTENTION_IMAGES]]
-    attention = draw_attention_of(backbone, first, names, info)
+    attention = draw_attention_of(backbone, first, captions[:ATTENTION_IMAGES], info)
     return figures if attention is None else figures | {"attention": attention}
