@@ -143,7 +143,7 @@ def test_a_learning_rate_inside_the_optimizer_is_refused():
 
 
 def test_layer_decay_without_a_timm_model_is_refused():
-    with pytest.raises(ValueError, match="use optimizer.layer_decay=1"):
+    with pytest.raises(ValueError, match=r"use optimizer.layer_decay=1"):
         adamw(layer_decay=0.9)(nn.Linear(2, 2))
 
 

@@ -132,7 +132,7 @@ def test_a_run_steps_the_schedule_once_per_update(tmp_path):
 
 
 def test_an_endless_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="trainer.max_epochs=-1 gives the schedule no length"):
+    with pytest.raises(ValueError, match=r"trainer.max_epochs=-1 gives the schedule no length"):
         fit(tmp_path, trainer={"max_epochs": -1})
 
 

@@ -41,6 +41,7 @@ class WandB(WandbLogger):
             mode=mode,
             reinit="finish_previous",
         )
+        self._wandb_init.pop("anonymous")  # Lightning passes it on, wandb warns that it means nothing
         self.mode = mode
 
     @property
