@@ -81,12 +81,13 @@ class ImageFolder(ClassificationData):
         classes = sorted(entry.name for entry in os.scandir(train_folder) if _is_class_folder(entry))
         if not classes:
             raise DataError(f"{train_folder} has no class folders; images are expected in data.root/train/<class>/")
+        class_names = self.class_names(classes)
         splits = {"train": self._scan("train", classes)}
         for split in ("val", "test"):
             if (self.root / split).is_dir():
                 splits[split] = self._scan(split, classes)
         self._complete(splits)
-        return splits, self.class_names(classes)
+        return splits, class_names
 
     def class_names(self, classes: list[str]) -> list[str]:
         """What to call the class folders."""

@@ -175,6 +175,7 @@ class ClassificationData(pl.LightningDataModule):
             drop_last=is_train and self.drop_last,
             collate_fn=as_batch,
             num_workers=workers,
+            generator=torch.Generator().manual_seed(self.seed),  # else each start draws from the model's generator
             # fork shares the decoded pictures and the marks of bad samples; where it is missing both are sent over
             multiprocessing_context="fork"
             if workers and "fork" in torch.multiprocessing.get_all_start_methods()
