@@ -171,14 +171,25 @@ def test_heads_are_split_by_alpha(num_heads, alpha, window_size, low_heads):
     assert module(torch.randn(1, 3, 5, num_heads * 2)).shape == (1, 3, 5, num_heads * 2)
 
 
+def test_defaults_are_the_papers():
+    module = Hilo(20, 10)
+    assert (module.window_size, module.low_heads, module.high_heads) == (2, 9, 1)
+    biases = {name for name, _ in module.named_parameters() if name.endswith("bias")}
+    assert biases == {"h_qkv.bias", "h_proj.bias", "l_q.bias", "l_kv.bias", "l_proj.bias"}
+    without = {name for name, _ in Hilo(20, 10, qkv_bias=False).named_parameters() if name.endswith("bias")}
+    assert without == {"h_proj.bias", "l_proj.bias"}
+
+
 def test_clamp_is_logged_once_or_refused(caplog):
     x = torch.randn(1, 3, 9, 8)
     module = Hilo(8, 2, window_size=4)
     with caplog.at_level(logging.INFO):
         module(x)
         module(x)
-    assert [record.getMessage() for record in caplog.records] == ["hilo: window_size 4 clamped to the 3x9 map"]
-    with pytest.raises(ValueError, match=r"window_size 4 does not fit the 3x9 map.*window_size <= 3 or clamp=true"):
+    assert [record.getMessage() for record in caplog.records] == ["hilo: window_size 4 is clamped to the 3x9 map"]
+    with pytest.raises(
+        ValueError, match=r"does not fit the 3x9 map .* use attention\.window_size=3 or attention\.clamp=true"
+    ):
         Hilo(8, 2, window_size=4, clamp=False)(x)
     Hilo(8, 2, window_size=3, clamp=False)(x)
 

@@ -20,17 +20,14 @@ Departs from the release:
 - floor(alpha * num_heads) is taken with a tolerance, so that 0.29 * 100 is 29.
 """
 
-import logging
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vantage.attention.base import Attention
+from vantage.attention.base import Attention, note
 from vantage.position.base import Position
-
-log = logging.getLogger(__name__)
 
 
 class Hilo(Attention):
@@ -58,7 +55,6 @@ class Hilo(Attention):
         self.clamp = clamp
         self.low_heads = num_heads if window_size == 1 else math.floor(alpha * num_heads + 1e-6)
         self.high_heads = num_heads - self.low_heads
-        self.logged_clamp = False
 
         if self.high_heads:
             high_dim = self.high_heads * self.head_dim
@@ -87,14 +83,13 @@ class Hilo(Attention):
     def window(self, height: int, width: int) -> tuple[int, int]:
         """window_size, clamped per axis to the map."""
         size = self.window_size
-        if (size > height or size > width) and not self.clamp:
-            raise ValueError(
-                f"hilo: window_size {size} does not fit the {height}x{width} map and clamp is false; "
-                f"use window_size <= {min(height, width)} or clamp=true"
-            )
-        if (size > height or size > width) and not self.logged_clamp and not torch.compiler.is_compiling():
-            self.logged_clamp = True
-            log.info("hilo: window_size %d clamped to the %dx%d map", size, height, width)
+        if size > height or size > width:
+            if not self.clamp:
+                raise ValueError(
+                    f"hilo: window_size {size} does not fit the {height}x{width} map and attention.clamp is false; "
+                    f"use attention.window_size={min(height, width)} or attention.clamp=true"
+                )
+            note(f"hilo: window_size {size} is clamped to the {height}x{width} map")
         return min(size, height), min(size, width)
 
     def high(self, x: Tensor, window: tuple[int, int]) -> Tensor:
@@ -142,26 +137,24 @@ class Hilo(Attention):
         maps = []
         if self.high_heads:
             q, k, _ = self.h_qkv(x).view(batch, height * width, 3, self.high_heads, -1).permute(2, 0, 3, 1, 4)
-            logits = (q @ k.transpose(-2, -1)) * self.head_dim**-0.5
-            maps.append(in_full(logits).masked_fill(~same, -math.inf).softmax(dim=-1))
+            maps.append(self.softmax(q @ k.transpose(-2, -1), hidden=~same))
         if self.low_heads:
             q = self.l_q(x).view(batch, height * width, self.low_heads, -1).transpose(1, 2)
             kv = self.l_kv(pool(x, window)).view(batch, -1, 2, self.low_heads, self.head_dim)
-            logits = (q @ kv[:, :, 0].permute(0, 2, 3, 1)) * self.head_dim**-0.5
-            maps.append(in_full(logits).softmax(dim=-1)[..., index] / same.sum(dim=-1))
+            maps.append(self.softmax(q @ kv[:, :, 0].permute(0, 2, 3, 1))[..., index] / same.sum(dim=-1))
         return torch.cat(maps, dim=1)
 
+    def softmax(self, products: Tensor, hidden: Tensor | None = None) -> Tensor:
+        logits = products.to(torch.promote_types(products.dtype, torch.float32)) * self.head_dim**-0.5
+        return (logits if hidden is None else logits.masked_fill(hidden, -math.inf)).softmax(dim=-1)
+
     def flops(self, height: int, width: int) -> int:
-        window = min(self.window_size, height), min(self.window_size, width)
-        tokens, dim = height * width, self.dim
+        tokens, dim, size = height * width, self.dim, self.window_size
         high_dim, low_dim = self.high_heads * self.head_dim, self.low_heads * self.head_dim
-        # ordered pairs of pixels that share a window: a product of the axes
-        pairs = math.prod(
-            sum((stop - start) * size for start, stop, size in tiles(length, own))
-            for length, own in zip((height, width), window)
-        )
-        pooled = math.ceil(height / window[0]) * math.ceil(width / window[1])
-        high = 6 * tokens * dim * high_dim + 4 * pairs * high_dim + 2 * tokens * high_dim**2
+        # pairs of rows that share a window, and pairs of columns
+        rows, columns = (sum((stop - start) * own for start, stop, own in tiles(n, size)) for n in (height, width))
+        pooled = math.ceil(height / size) * math.ceil(width / size)
+        high = 6 * tokens * dim * high_dim + 4 * rows * columns * high_dim + 2 * tokens * high_dim**2
         low = (2 * tokens + 4 * pooled) * dim * low_dim + 4 * tokens * pooled * low_dim + 2 * tokens * low_dim**2
         return high + low
 
@@ -183,8 +176,3 @@ def pool(x: Tensor, window: tuple[int, int]) -> Tensor:
         return x
     x = F.avg_pool2d(x.permute(0, 3, 1, 2), window, ceil_mode=True, count_include_pad=False)
     return x.permute(0, 2, 3, 1)
-
-
-def in_full(logits: Tensor) -> Tensor:
-    """float32, or float64 as it is: a softmax in less loses digits."""
-    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
