@@ -22,7 +22,7 @@ def _seed():
 
 
 def build(dim=12, num_heads=3, **keywords):
-    module = Agent(dim, num_heads, **{"agent_num": 4, "grid_size": 6} | keywords).double()
+    module = Agent(dim, num_heads, **{"agent_num": 4, "table_size": 6} | keywords).double()
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.5)
     return module
@@ -51,7 +51,7 @@ def interpolation(length, table):
 def biases(module, height, width):
     """B1 (heads, n, N) and B2 (heads, N, n)."""
     y7, x7 = interpolation(height, 7), interpolation(width, 7)
-    y, x = interpolation(height, module.grid_size[0]), interpolation(width, module.grid_size[1])
+    y, x = interpolation(height, module.table_size[0]), interpolation(width, module.table_size[1])
     gather = torch.einsum("hars,yr,xs->hayx", module.an_bias, y7, x7)
     gather = gather + torch.einsum("har,yr->hay", module.ah_bias[0, :, :, :, 0], y)[..., None]
     gather = gather + torch.einsum("has,xs->hax", module.aw_bias[0, :, :, 0, :], x)[..., None, :]
@@ -89,7 +89,7 @@ def gradients(module, x, out):
 @pytest.mark.parametrize("size", MAPS)
 @pytest.mark.parametrize(
     "keywords",
-    [{}, {"agent_num": 9, "grid_size": (3, 8)}, {"num_heads": 1, "agent_num": 1, "grid_size": 1, "qkv_bias": False}],
+    [{}, {"agent_num": 9, "table_size": (3, 8)}, {"num_heads": 1, "agent_num": 1, "table_size": 1, "qkv_bias": False}],
     ids=str,
 )
 def test_equals_the_explicit_matrix(keywords, size):
@@ -148,11 +148,18 @@ def test_constant_values_come_out_as_they_are():
 
 
 def test_tables_are_used_as_they_are_on_a_map_of_their_size():
-    module = build(grid_size=7)
+    module = build(table_size=7)
     gather = (module.an_bias + module.ah_bias[0] + module.aw_bias[0]).flatten(2)
     read = module.na_bias.permute(0, 2, 3, 1) + module.ha_bias[0] + module.wa_bias[0]
     torch.testing.assert_close(module.gather_bias(7, 7), gather)
     torch.testing.assert_close(module.read_bias(7, 7), read.flatten(1, 2))
+
+
+def test_defaults_are_the_papers():
+    module = Agent(64, 8)
+    assert (module.agent_num, module.table_size) == (49, (14, 14))
+    assert module.qkv.bias is not None
+    assert Agent(64, 8, qkv_bias=False).qkv.bias is None
 
 
 def test_tables_start_small_and_random():
@@ -173,7 +180,7 @@ class Allocations(TorchDispatchMode):
 
 
 def test_memory_and_arithmetic_are_linear_in_the_tokens():
-    module = Agent(16, 2, agent_num=9, grid_size=4)
+    module = Agent(16, 2, agent_num=9, table_size=4)
     elements = []
     for height in (32, 64, 128):
         with Allocations() as counted, torch.no_grad():
@@ -197,8 +204,8 @@ def test_flops_are_what_torch_counts(size, num_heads):
     [
         ({"agent_num": 50}, "agent_num 50 is not a square"),
         ({"agent_num": 0}, "agent_num 0"),
-        ({"grid_size": 0}, "grid_size 0"),
-        ({"grid_size": (7, 7, 7)}, r"grid_size \(7, 7, 7\)"),
+        ({"table_size": 0}, "table_size=0"),
+        ({"table_size": (7, 7, 7)}, r"table_size=\(7, 7, 7\)"),
         ({"num_heads": 3}, "dim 8 is not a multiple of num_heads 3"),
     ],
 )
@@ -210,10 +217,18 @@ def test_refuses(keywords, message):
 def test_dropout_acts_in_training_only():
     x = torch.randn(1, 4, 4, 8)
     for keywords in ({"attn_drop": 0.5}, {"proj_drop": 0.5}):
-        module = Agent(8, 2, **keywords)
+        module = Agent(8, 2, agent_num=9, **keywords)
         assert not torch.equal(module(x), module(x))
         module.eval()
         assert torch.equal(module(x), module(x))
+
+
+def test_attention_dropout_acts_on_both_softmaxes():
+    module = Agent(8, 2, agent_num=9, attn_drop=0.5)
+    dropped = []
+    module.attn_drop.register_forward_hook(lambda _, args, out: dropped.append(out.shape))
+    module(torch.randn(1, 4, 5, 8))
+    assert dropped == [(1, 2, 9, 20), (1, 2, 20, 9)]
 
 
 def test_autocast_compile_export_and_copies():

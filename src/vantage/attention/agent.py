@@ -10,18 +10,20 @@ Cost: 8 N n dim + 18 N dim beside the projections' 8 N dim^2; memory O(N n) per 
 Weights are named and shaped as in the release (LeapLabTHU/Agent-Attention): qkv, proj, dwc, {an,na,ah,aw,ha,wa}_bias.
 
 Departs from the release:
-- Its row and column tables have the length of one resolution's map. Here they have `grid_size` entries (14, as in
+- Its row and column tables have the length of one resolution's map. Here they have `table_size` entries (14, as in
   Agent-DeiT at 224 px) and are interpolated linearly to the map, as the bilinear tables are.
 - The scalars for a class token are left out: a map has none.
 - On a map with a side below p the adaptive pool repeats pixels, so that n is the same at every size.
 """
 
 import math
+from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor, bfloat16, channels_last, empty, float16, nn
+from torch import Tensor, nn
 
-from vantage.attention.base import Attention
+from vantage.attention.base import Attention, pair
 from vantage.position.base import Position
 
 BIAS_SIZE = 7  # side of the tables that are upsampled along both axes, whatever the map
@@ -36,7 +38,7 @@ class Agent(Attention):
         num_heads: int,
         *,
         agent_num: int = 49,
-        grid_size: int | tuple[int, int] = 14,
+        table_size: int | Sequence[int] = 14,
         qkv_bias: bool = True,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
@@ -48,12 +50,9 @@ class Agent(Attention):
                 f"agent: agent_num {agent_num!r} is not a square; the agents are a p x p pool of the queries, "
                 "so use 9, 16, 25, 36 or 49"
             )
-        grid = (grid_size, grid_size) if isinstance(grid_size, int) else tuple(grid_size)
-        if len(grid) != 2 or min(grid) < 1:
-            raise ValueError(f"agent: grid_size {grid_size!r} is not a side or a (height, width) >= 1")
         self.agent_num = agent_num
         self.pool_size = math.isqrt(agent_num)
-        self.grid_size = grid
+        self.table_size = grid = pair(table_size, "attention.table_size")
 
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.dwc = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim)
@@ -62,17 +61,17 @@ class Agent(Attention):
         self.proj_drop = nn.Dropout(proj_drop)
 
         # a: agents, n: tokens, h: rows, w: columns; the order is that of the logits they are added to
-        self.an_bias = nn.Parameter(empty(num_heads, agent_num, BIAS_SIZE, BIAS_SIZE))
-        self.ah_bias = nn.Parameter(empty(1, num_heads, agent_num, grid[0], 1))
-        self.aw_bias = nn.Parameter(empty(1, num_heads, agent_num, 1, grid[1]))
-        self.na_bias = nn.Parameter(empty(num_heads, agent_num, BIAS_SIZE, BIAS_SIZE))
-        self.ha_bias = nn.Parameter(empty(1, num_heads, grid[0], 1, agent_num))
-        self.wa_bias = nn.Parameter(empty(1, num_heads, 1, grid[1], agent_num))
+        self.an_bias = nn.Parameter(torch.empty(num_heads, agent_num, BIAS_SIZE, BIAS_SIZE))
+        self.ah_bias = nn.Parameter(torch.empty(1, num_heads, agent_num, grid[0], 1))
+        self.aw_bias = nn.Parameter(torch.empty(1, num_heads, agent_num, 1, grid[1]))
+        self.na_bias = nn.Parameter(torch.empty(num_heads, agent_num, BIAS_SIZE, BIAS_SIZE))
+        self.ha_bias = nn.Parameter(torch.empty(1, num_heads, grid[0], 1, agent_num))
+        self.wa_bias = nn.Parameter(torch.empty(1, num_heads, 1, grid[1], agent_num))
         for table in (self.an_bias, self.ah_bias, self.aw_bias, self.na_bias, self.ha_bias, self.wa_bias):
             nn.init.trunc_normal_(table, std=0.02)
 
     def extra_repr(self) -> str:
-        return f"agent_num={self.agent_num}, grid_size={self.grid_size}"
+        return f"agent_num={self.agent_num}, table_size={self.table_size}"
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, dim = x.shape
@@ -93,10 +92,11 @@ class Agent(Attention):
         batch, height, width, _ = q.shape
         agents = F.adaptive_avg_pool2d(q.permute(0, 3, 1, 2), self.pool_size) * self.head_dim**-0.5
         agents = agents.reshape(batch, self.num_heads, self.head_dim, self.agent_num)
-        gather = in_full(agents.transpose(-2, -1) @ self.split_heads(k).transpose(-2, -1))
-        read = in_full(self.split_heads(q) @ agents)
-        gather = gather.add_(self.gather_bias(height, width)).softmax(dim=-1)
-        return gather, read.add_(self.read_bias(height, width)).softmax(dim=-1)
+        gather = agents.transpose(-2, -1) @ self.split_heads(k).transpose(-2, -1)
+        read = self.split_heads(q) @ agents
+        full = torch.promote_types(q.dtype, torch.float32)
+        gather = gather.to(full).add_(self.gather_bias(height, width)).softmax(dim=-1)
+        return gather, read.to(full).add_(self.read_bias(height, width)).softmax(dim=-1)
 
     def gather_bias(self, height: int, width: int) -> Tensor:
         """B1, (heads, n, N)."""
@@ -111,7 +111,7 @@ class Agent(Attention):
         columns = F.interpolate(self.wa_bias[0, :, 0].transpose(1, 2), size=width, mode="linear")
         # interpolated with the agents innermost, as the logits have them: a transposed copy of (N, n) is slow
         both = F.interpolate(
-            self.na_bias.contiguous(memory_format=channels_last), size=(height, width), mode="bilinear"
+            self.na_bias.contiguous(memory_format=torch.channels_last), size=(height, width), mode="bilinear"
         )
         return (both + (rows[..., None] + columns[..., None, :])).permute(0, 2, 3, 1).flatten(1, 2)
 
@@ -123,8 +123,3 @@ class Agent(Attention):
     def flops(self, height: int, width: int) -> int:
         tokens, dim = height * width, self.dim
         return 8 * tokens * dim**2 + 8 * tokens * self.agent_num * dim + 18 * tokens * dim
-
-
-def in_full(logits: Tensor) -> Tensor:
-    """float32, or float64 as it is: a softmax in less loses digits."""
-    return logits.float() if logits.dtype in (bfloat16, float16) else logits
