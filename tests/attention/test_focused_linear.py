@@ -21,7 +21,7 @@ def _seed():
 
 
 def build(dim=12, num_heads=3, **keywords):
-    module = FocusedLinear(dim, num_heads, **{"grid_size": 6} | keywords).double()
+    module = FocusedLinear(dim, num_heads, **{"table_size": 6} | keywords).double()
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.5)
     return module
@@ -49,7 +49,7 @@ def dense(module, x):
     batch, height, width, dim = x.shape
     heads, head_dim, count = module.num_heads, dim // module.num_heads, height * width
     q, k, v = (t.reshape(batch, count, dim) for t in module.qkv(x).chunk(3, dim=-1))
-    rows, columns = module.grid_size
+    rows, columns = module.table_size
     table = module.positional_encoding.view(rows, columns, dim)
     table = torch.einsum("rsc,yr,xs->yxc", table, interpolation(height, rows), interpolation(width, columns))
     q, k = sharpen(q, module), sharpen(k + table.reshape(1, count, dim), module)
@@ -82,8 +82,8 @@ def gradients(module, x, out):
     "keywords",
     [
         {},
-        {"focusing_factor": 4.5, "kernel_size": 3, "grid_size": (3, 8)},
-        {"focusing_factor": 1, "kernel_size": 1, "num_heads": 1, "grid_size": 1, "qkv_bias": False},
+        {"focusing_factor": 4.5, "kernel_size": 3, "table_size": (3, 8)},
+        {"focusing_factor": 1, "kernel_size": 1, "num_heads": 1, "table_size": 1, "qkv_bias": False},
     ],
     ids=str,
 )
@@ -186,8 +186,11 @@ def test_the_convolution_is_shared_by_the_heads():
     torch.testing.assert_close(out, out[:, :, :, :1].expand_as(out))
 
 
-def test_it_starts_without_position_and_with_one_scale():
+def test_it_starts_as_the_paper_does():
     module = FocusedLinear(12, 3)
+    assert (module.focusing_factor, module.dwc.kernel_size) == (3, (5, 5))
+    assert module.qkv.bias is not None
+    assert FocusedLinear(12, 3, qkv_bias=False).qkv.bias is None
     assert module.positional_encoding.count_nonzero() == 0
     assert module.scale.count_nonzero() == 0
 
@@ -204,7 +207,7 @@ class Allocations(TorchDispatchMode):
 
 
 def test_memory_and_arithmetic_are_linear_in_the_tokens():
-    module = FocusedLinear(16, 2, grid_size=4)
+    module = FocusedLinear(16, 2, table_size=4)
     elements = []
     for height in (32, 64, 128):
         with Allocations() as counted, torch.no_grad():
@@ -229,7 +232,7 @@ def test_flops_are_what_torch_counts(size, num_heads):
         ({"focusing_factor": 0}, "focusing_factor 0 is not positive"),
         ({"kernel_size": 4}, "kernel_size 4 is not odd"),
         ({"kernel_size": -1}, "kernel_size -1 is not odd"),
-        ({"grid_size": 0}, "grid_size 0"),
+        ({"table_size": 0}, "table_size=0"),
         ({"attn_drop": 0.1}, r"attn_drop 0\.1 has no attention matrix"),
         ({"num_heads": 3}, "dim 8 is not a multiple of num_heads 3"),
     ],
@@ -245,6 +248,16 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(module(x), module(x))
     module.eval()
     assert torch.equal(module(x), module(x))
+
+
+def test_bfloat16_weights_still_focus_in_float32():
+    module = FocusedLinear(16, 4)
+    x = torch.randn(2, 7, 5, 16)
+    expected = module(x)
+    module.bfloat16()
+    focused = module.focused(*module.qkv(x.bfloat16()).chunk(3, dim=-1)[:2], 1.0)
+    assert focused[0].dtype == focused[1].dtype == torch.float32
+    assert F.mse_loss(module(x.bfloat16()).float(), expected).sqrt() < 0.01
 
 
 def test_autocast_compile_export_and_copies():

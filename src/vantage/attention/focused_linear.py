@@ -14,16 +14,18 @@ gets weights that sum to less than one there. `attention_map` gives the weights 
 
 Departs from the paper as its release does: it adds E to k and divides by softplus(s), and 1e-6 keeps f away from zero.
 Departs from the release:
-- Its table E has one entry per token of one resolution. Here it has `grid_size` and is resized bilinearly to the map.
+- Its table E has one entry per token of one resolution. Here it has `table_size` and is resized bilinearly to the map.
 - x^p is taken of x / max(x), where it can neither over- nor underflow; f is the same, as the factor cancels.
 - It accepts attn_drop and ignores it; here it is refused, there is no matrix to drop from.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vantage.attention.base import Attention
+from vantage.attention.base import Attention, pair
 from vantage.position.base import Position
 
 EPSILON = 1e-6
@@ -39,7 +41,7 @@ class FocusedLinear(Attention):
         *,
         focusing_factor: float = 3,
         kernel_size: int = 5,
-        grid_size: int | tuple[int, int] = 14,
+        table_size: int | Sequence[int] = 14,
         qkv_bias: bool = True,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
@@ -50,15 +52,10 @@ class FocusedLinear(Attention):
             raise ValueError(f"focused_linear: focusing_factor {focusing_factor} is not positive; the paper uses 3")
         if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"focused_linear: kernel_size {kernel_size!r} is not odd and positive; the paper uses 5")
-        grid = (grid_size, grid_size) if isinstance(grid_size, int) else tuple(grid_size)
-        if len(grid) != 2 or min(grid) < 1:
-            raise ValueError(
-                f"focused_linear: grid_size {grid_size!r} is not a side or a (height, width) of at least 1"
-            )
         if attn_drop:
             raise ValueError(f"focused_linear: attn_drop {attn_drop} has no attention matrix to drop from; use 0")
         self.focusing_factor = focusing_factor
-        self.grid_size = grid
+        self.table_size = grid = pair(table_size, "attention.table_size")
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.dwc = nn.Conv2d(self.head_dim, self.head_dim, kernel_size, padding=kernel_size // 2, groups=self.head_dim)
         self.proj = nn.Linear(dim, dim)
@@ -67,7 +64,7 @@ class FocusedLinear(Attention):
         self.positional_encoding = nn.Parameter(torch.zeros(1, grid[0] * grid[1], dim))
 
     def extra_repr(self) -> str:
-        return f"focusing_factor={self.focusing_factor}, grid_size={self.grid_size}"
+        return f"focusing_factor={self.focusing_factor}, table_size={self.table_size}"
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, _ = x.shape
@@ -86,9 +83,10 @@ class FocusedLinear(Attention):
     def focused(self, q: Tensor, k: Tensor, k_weight: float) -> tuple[Tensor, Tensor]:
         """f of q and of k, k times k_weight: maps -> (B, N, heads, head_dim) in float32 or float64."""
         batch, height, width, _ = q.shape
-        q, k = (in_full(t).view(batch, height * width, self.dim) for t in (q, k))
+        full = torch.promote_types(q.dtype, torch.float32)
+        q, k = (t.to(full).view(batch, height * width, self.dim) for t in (q, k))
         k = k + self.position_table(height, width)
-        inverse_scale = 1 / F.softplus(in_full(self.scale))
+        inverse_scale = 1 / F.softplus(self.scale.to(full))
         # (relu(x) + 1e-6) / softplus(s)
         q, k = (torch.addcmul(EPSILON * inverse_scale, t.relu(), inverse_scale) for t in (q, k))
         q, k = focus(q, self.focusing_factor), focus(k, self.focusing_factor, k_weight)
@@ -96,9 +94,9 @@ class FocusedLinear(Attention):
 
     def position_table(self, height: int, width: int) -> Tensor:
         """E, resized to the map: (1, N, dim)."""
-        if (height, width) == self.grid_size:
+        if (height, width) == self.table_size:
             return self.positional_encoding
-        table = self.positional_encoding.view(1, *self.grid_size, self.dim).permute(0, 3, 1, 2)
+        table = self.positional_encoding.view(1, *self.table_size, self.dim).permute(0, 3, 1, 2)
         table = F.interpolate(table, size=(height, width), mode="bilinear")
         return table.permute(0, 2, 3, 1).reshape(1, height * width, self.dim)
 
@@ -131,8 +129,3 @@ def focus(x: Tensor, power: float, weight: float = 1.0) -> Tensor:
     powered = x.pow(power)
     norm, powered_norm = (torch.linalg.vector_norm(t, dim=-1, keepdim=True) for t in (x, powered))
     return powered * (norm / powered_norm * largest * weight)
-
-
-def in_full(x: Tensor) -> Tensor:
-    """float32, or float64 as it is: the third power and the normaliser lose digits in less."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
