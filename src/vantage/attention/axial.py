@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vantage.attention.base import Attention
+from vantage.attention.multihead import scores
 from vantage.ops.grouped_attention import grouped_attention
 from vantage.position.base import Position
 from vantage.position.grid import pairwise_offsets, pixel_coords
@@ -91,7 +92,7 @@ class Axial(Attention):
             raise ValueError("axial: the sum of two attentions has no one (N, N) map; use attention.axis=row or column")
         batch, height, width, _ = x.shape
         ((q, k, _),) = self.split(x)
-        logits = q.float() @ k.float().mT * self.head_dim**-0.5
+        logits = scores(q, k)
         mask = self.mask(self.axis, q, (height, width))
         weights = (logits if mask is None else logits + mask).softmax(-1)  # (B, heads, lines, L, L)
         dense = weights.new_zeros(batch, self.num_heads, height, width, height, width)

@@ -107,7 +107,7 @@ class Grouped(MultiHead):
         qkv = self.qkv(x)
         groups = self.groups(height, width, x.device, qkv.dtype)
         q, k, _ = self.split(qkv, groups)
-        logits = q.float() @ k.float().mT * self.head_dim**-0.5
+        logits = scores(q, k)
         mask = self.mask(groups, q)
         weights = (logits if mask is None else logits + mask).softmax(-1)  # (B, heads, groups, slots, slots)
         slots = weights.shape[-1]
@@ -119,3 +119,9 @@ class Grouped(MultiHead):
         weights = weights.index_select(2, slot)
         dense = weights.new_zeros(batch, self.num_heads, height * width, height * width)
         return dense.scatter_add(3, keys.expand_as(weights), weights)
+
+
+def scores(q: Tensor, k: Tensor) -> Tensor:
+    """q k^T / sqrt(head_dim) in float32 at least, for attention maps."""
+    precise = torch.promote_types(q.dtype, torch.float32)
+    return q.to(precise) @ k.to(precise).mT * q.shape[-1] ** -0.5

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from vantage.attention.base import note, pair
-from vantage.attention.multihead import MultiHead
+from vantage.attention.multihead import MultiHead, scores
 from vantage.ops.neighborhood_attention import BACKENDS, neighborhood_attention, per_axis
 from vantage.ops.neighborhood_attention.tiled import biased, dense_mask, dense_offsets
 from vantage.ops.neighborhood_attention.windows import Axis, count_pairs
@@ -123,12 +123,12 @@ class Neighborhood(MultiHead):
     def attention_map(self, x: Tensor) -> Tensor:
         """(B, heads, N, N) softmax weights, zero outside of a token's window."""
         axes = self.axes(*x.shape[1:3])
-        q, k, _ = (t.flatten(1, 2).transpose(1, 2).float() for t in self.split(x))
-        logits = q @ k.mT * self.head_dim**-0.5
-        mask = dense_mask(axes, q.device, q.dtype)
+        q, k, _ = (t.flatten(1, 2).transpose(1, 2) for t in self.split(x))
+        logits = scores(q, k)
+        mask = dense_mask(axes, q.device, logits.dtype)
         bias = self.bias(axes, q)
         if bias is not None:
-            logits = logits + biased(None, bias.flatten(1), dense_offsets(axes, q.device), q.dtype)
+            logits = logits + biased(None, bias.flatten(1), dense_offsets(axes, q.device), logits.dtype)
         return (logits if mask is None else logits + mask).softmax(-1)
 
     def pairs(self, height: int, width: int) -> int:

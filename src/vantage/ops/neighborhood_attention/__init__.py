@@ -13,11 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vantage.ops.neighborhood_attention.reference import reference
-from vantage.ops.neighborhood_attention.tiled import tiled
+from vantage.ops.neighborhood_attention import reference, tiled
 from vantage.ops.neighborhood_attention.windows import Axis
 
-BACKENDS = {"reference": reference, "tiled": tiled}
+BACKENDS = {"reference": reference.attend, "tiled": tiled.attend}
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ def neighbors(axes: tuple[Axis, ...], device: torch.device) -> tuple[Tensor, Ten
     return flat_positions(lengths, *keys), outer(torch.logical_and, *valid), flat_positions(spans, *offsets)
 
 
-def reference(q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, ...], scale: float, bias: Tensor | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, ...], scale: float, bias: Tensor | None) -> Tensor:
     """q, k, v (B, *lengths, heads, d) -> (B, *lengths, heads, d); bias (heads, *(2 * kernel - 1)) or None."""
     key_index, is_key, bias_index = neighbors(axes, q.device)
     q, k, v = (t.flatten(1, len(axes)) for t in (q, k, v))  # (B, N, heads, d)

@@ -117,13 +117,13 @@ def biased(mask: Tensor | None, bias: Tensor, index: Tensor, dtype: torch.dtype)
     return looked_up if mask is None else looked_up + mask
 
 
-def tiled(q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, ...], scale: float, bias: Tensor | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, ...], scale: float, bias: Tensor | None) -> Tensor:
     """q, k, v (B, *lengths, heads, d) -> (B, *lengths, heads, d); bias (heads, *(2 * kernel - 1)) or None."""
     lengths = q.shape[1:-2]
     q, k, v = (t.flatten(1, len(axes)).transpose(1, 2) for t in (q, k, v))  # (B, heads, N, d)
     bias = None if bias is None else bias.flatten(1)
-    attend = dense if prefers_dense(axes) else halo
-    return attend(q, k, v, axes, scale, bias).transpose(1, 2).unflatten(1, lengths)
+    path = dense if prefers_dense(axes) else halo
+    return path(q, k, v, axes, scale, bias).transpose(1, 2).unflatten(1, lengths)
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, ...], scale: float, bias: Tensor | None) -> Tensor:

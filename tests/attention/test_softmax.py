@@ -1,0 +1,71 @@
+"""Full attention against explicit weights and against torch's own multi-head attention."""
+
+import pytest
+import torch
+from torch import nn
+
+from vantage.attention.softmax import Softmax
+from vantage.position.rel_bias import RelBias
+from vantage.position.rope_axial import RopeAxial
+
+from .dense_reference import MAPS, allowed_pairs, assert_same_with_gradients, dense_layer, randomised, table_bias
+
+EVERYTHING = lambda query, key: True  # noqa: E731
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("hw", MAPS)
+@pytest.mark.parametrize("kind", ["none", "rel_bias", "rel_bias_other_size", "rope_axial"])
+def test_equals_dense(hw, kind):
+    positions = {
+        "none": None,
+        "rel_bias": RelBias(4, 3, window_size=hw),
+        "rel_bias_other_size": RelBias(4, 3, window_size=(4, 3)),
+        "rope_axial": RopeAxial(4, 3),
+    }
+    module = randomised(Softmax(12, 3, position=positions[kind]))
+    allowed = allowed_pairs(*hw, EVERYTHING)
+
+    def reference(x):
+        bias = table_bias(module.position.table, *hw, hw) if kind.startswith("rel_bias") else None
+        return dense_layer(module, x, allowed, bias, rotate=kind == "rope_axial")
+
+    assert_same_with_gradients(module, reference, *hw)
+
+
+def test_equals_torch_multihead_attention():
+    module = randomised(Softmax(12, 3))
+    oracle = nn.MultiheadAttention(12, 3, batch_first=True, dtype=torch.float64)
+    oracle.load_state_dict(
+        {
+            "in_proj_weight": module.qkv.weight,
+            "in_proj_bias": module.qkv.bias,
+            "out_proj.weight": module.proj.weight,
+            "out_proj.bias": module.proj.bias,
+        }
+    )
+    x = torch.randn(2, 5, 7, 12, dtype=torch.float64)
+    tokens = x.flatten(1, 2)
+    out, weights = oracle(tokens, tokens, tokens, average_attn_weights=False)
+    torch.testing.assert_close(module(x), out.view_as(x))
+    torch.testing.assert_close(module.attention_map(x), weights)
+
+
+def test_permutation_of_tokens_is_permuted_without_a_position():
+    module = randomised(Softmax(12, 3))
+    x = torch.randn(1, 4, 6, 12, dtype=torch.float64)
+    order = torch.randperm(24)
+    shuffled = x.flatten(1, 2)[:, order].view_as(x)
+    torch.testing.assert_close(module(shuffled).flatten(1, 2), module(x).flatten(1, 2)[:, order])
+
+
+def test_dropout_acts_in_training_only():
+    module = Softmax(12, 3, attn_drop=0.5)
+    x = torch.randn(1, 4, 4, 12)
+    assert not torch.equal(module(x), module(x))
+    module.eval()
+    assert torch.equal(module(x), module(x))
