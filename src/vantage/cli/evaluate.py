@@ -30,8 +30,6 @@ UNKNOWN_CLASSES = 1000  # of a data set that does not tell before it is opened
 def run_evaluation(config: DictConfig, run_dir: Path) -> dict[str, float]:
     """Does what the config asks for, writes it into run_dir and returns its numbers; `config` is what was trained."""
     checkpoint = load_run(config.run, config.checkpoint)[1] if config.run or config.checkpoint else None
-    if checkpoint is None and (config.predict or not config.benchmark):
-        raise ValueError("nothing trained to evaluate; give run=RUN_DIR or checkpoint=FILE, or benchmark=true alone")
     if any(override.startswith("logger=") for override in (config.get("launch") or {}).get("overrides", [])):
         logger.warning("an evaluation writes files only: logger= is for train.py")
     seed_everything(config.seed, workers=True, verbose=False)
