@@ -76,6 +76,7 @@ def parameters_by_part(net: nn.Module) -> dict[str, int]:
     sizes = Counter()
     for name, parameter in net.named_parameters():
         first, *rest = name.split(".")
-        is_stage = numbered.get(first, 0) in range(1, MOST_PARTS + 1) and len(rest) > 1
+        is_row = numbered.get(first, 0) in range(1, MOST_PARTS + 1) and not first[-1].isdigit()  # layer1 is a stage
+        is_stage = is_row and len(rest) > 1
         sizes[f"{first}.{rest[0]}" if is_stage else first] += parameter.numel()
     return dict(sizes)
