@@ -146,12 +146,15 @@ class Task(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.meter.stop_clock()
-        # batch_size only silences Lightning's guess; the values are means over the epoch already
-        means = {f"train/{key}": value for key, value in self.meter.means().items()}
-        self.log_dict(means, sync_dist=self.trainer.world_size > 1, batch_size=1)
-        rate = self.meter.images_per_second * self.trainer.world_size
-        times = {"time/images_per_second": rate, "time/epoch_seconds": self.meter.seconds}
-        self.log_dict(times, rank_zero_only=True, batch_size=1)
+        values = {f"train/{key}": value for key, value in self.meter.means().items()}
+        values["time/images_per_second"] = self.meter.images_per_second * self.trainer.world_size
+        values["time/epoch_seconds"] = self.meter.seconds
+        self.log_epoch(values)
+
+    def log_epoch(self, values: dict[str, Tensor | float]) -> None:
+        """Logs what holds for the whole epoch; over processes the mean is taken."""
+        # batch_size only silences Lightning's guess of one
+        self.log_dict(values, sync_dist=self.trainer.world_size > 1, batch_size=1)
 
     # checkpoints
 

@@ -44,7 +44,7 @@ class ProgressReport(pl.Callback):
             self.bar = None
 
     def remaining(self) -> str:
-        if not self._total or not self._done:
+        if not self._total or not 0 < self._done < self._total:
             return ""
         seconds = (time.perf_counter() - self._begun) / self._done * (self._total - self._done)
         return f"{as_clock(seconds)} left"

@@ -62,7 +62,7 @@ class Cosine:
         warmup_steps: int | None = None,
         warmup_fraction: float | None = None,
         warmup_lr: float = 1e-6,
-        min_lr: float = 0.0,
+        min_lr: float = 1e-5,
     ):
         given = {"warmup_epochs": warmup_epochs, "warmup_steps": warmup_steps, "warmup_fraction": warmup_fraction}
         given = {key: value for key, value in given.items() if value is not None}

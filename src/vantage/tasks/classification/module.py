@@ -101,7 +101,7 @@ class Classification(Task):
         values = metrics.compute()
         metrics.reset()
         per_class = values.pop("per_class")
-        self.log_dict({f"{split}/{key}": value for key, value in values.items()}, batch_size=1)
+        self.log_epoch({f"{split}/{key}": value for key, value in values.items()})
         return per_class
 
 
