@@ -6,11 +6,11 @@ or never. Here each node with a `_target_` is compared with that callable's sign
 """
 
 import copy
+import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -128,9 +128,9 @@ class Check:
     def locate(self, node: DictConfig, path: str) -> Callable:
         name = self.resolve(node, "_target_", f"{path}._target_")
         try:
-            target = get_object(name)
-        except Exception as error:
-            reason = one_line(error.__cause__ or error)
+            target = import_object(name)
+        except Exception as error:  # whatever a module raises when it is imported
+            reason = one_line(error)
             raise ConfigError(
                 f"'{path}._target_' ({self.sources.of(f'{path}._target_')}) is {name!r}, which cannot be imported: "
                 f"{reason}"
@@ -247,6 +247,25 @@ def supplied(path: str, sources: Sources) -> ConfigError:
     name = path.rpartition(".")[2]
     advice = f"choose with {name}=..." if name in schema.types_of(schema.Root) else "leave it out"
     return ConfigError(f"'{path}' ({sources.of(path)}) is given by the code that builds it; {advice}")
+
+
+def import_object(name: str) -> Any:
+    """`package.module.Class`, as Hydra finds it; the error says which part of the name does not exist."""
+    parts = name.split(".")
+    found = importlib.import_module(parts[0])
+    for end, part in enumerate(parts[1:], 1):
+        if not hasattr(found, part):
+            path = ".".join(parts[:end])
+            if not inspect.ismodule(found) or importlib.util.find_spec(f"{path}.{part}") is None:
+                raise ImportError(f"{path} has no '{part}'{nearest(part, public_names(found), what='names')}")
+            importlib.import_module(f"{path}.{part}")
+        found = getattr(found, part)
+    return found
+
+
+def public_names(found: Any) -> list[str]:
+    names = [name for name in vars(found) if not name.startswith("_")]
+    return [name for name in names if callable(getattr(found, name))]
 
 
 def parameters_of(target: Callable) -> tuple[dict[str, inspect.Parameter], bool]:

@@ -17,12 +17,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from vantage import schema
-from vantage.cli.check import parameters_of, supplied
+from vantage.cli.check import import_object, parameters_of, supplied
 from vantage.cli.errors import ConfigError, nearest, one_line
 from vantage.cli.run_dir import restore_links, stamp
 from vantage.cli.sources import Layer, Sources, parse, shown
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+# Hydra raises a bare ValueError for a choice that is no name, such as model=3.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
 @cache
@@ -50,8 +51,8 @@ def compose(loader: ConfigLoader, config_name: str, overrides: Sequence[str]) ->
     """A config without its hydra node, and where its keys came from."""
     cfg = loader.load_configuration(config_name, list(overrides), RunMode.RUN)
     with open_dict(cfg):
-        del cfg["hydra"]
-    return cfg, Sources.of_composition(loader, config_name, overrides)
+        hydra = cfg.pop("hydra")
+    return cfg, Sources.of_composition(loader, hydra, config_name, overrides)
 
 
 # Hydra's errors
@@ -69,11 +70,16 @@ def explain(error: Exception, config_dir: Path, config_name: str, overrides: Seq
         return explain_yaml(error)
     if isinstance(error, MissingConfigException):
         return explain_missing(error, config_dir, overrides)
+    if isinstance(error, ValueError):
+        for override in parse_leniently(overrides):
+            if is_group(override, config_dir) and not isinstance(override.value(), (str, list, type(None))):
+                group = override.key_or_group
+                source = f"command line: {override.input_line}"
+                return unknown_choice(group, str(override.value()), source, choices_of(group, config_dir))
     message = str(error)
     ambiguous = re.search(r"Ambiguous value for argument '(.*?)'|Sweep parameters '(.*?)' requires", message)
     if ambiguous:
-        override = ambiguous[1] or ambiguous[2]
-        return ConfigError(f"'{override}' gives several values, which needs -m (one run each); a list is [a,b]")
+        return several_values(ambiguous[1] or ambiguous[2])
     key = re.search(r"Could not override '(.*?)'", message)
     if key:
         return explain_unknown(key[1], config_dir, config_name, overrides)
@@ -84,6 +90,10 @@ def explain(error: Exception, config_dir: Path, config_name: str, overrides: Seq
         return ConfigError(f"'+{added[1]}=...' adds a key that is there already; leave out the +")
     causes = [text for text in (message, str(error.__cause__ or "")) if text.strip()]
     return ConfigError("; ".join(first_line(text) for text in causes) or type(error).__name__)
+
+
+def several_values(override: str) -> ConfigError:
+    return ConfigError(f"'{override}' gives several values, which needs -m (one run each); a list is [a,b]")
 
 
 def explain_yaml(error: yaml.YAMLError) -> ConfigError:
@@ -97,15 +107,21 @@ def explain_missing(error: MissingConfigException, config_dir: Path, overrides: 
     group, _, name = missing.rpartition("/")
     if not group:
         return ConfigError(first_line(str(error)))
-    options = error.options or [path.stem for path in (config_dir / group).glob("*.yaml")]
-    if not options:
+    if not (config_dir / group).is_dir():
         groups = [path.name for path in config_dir.iterdir() if path.is_dir()]
         return ConfigError(f"there is no group '{group}' in {shown(config_dir)}{nearest(group, groups, what='groups')}")
-    source = choice_source(group, name, config_dir, overrides)
     parent = re.search(r"In '(.+?)'", str(error))
-    if source is None and parent:
-        source = shown(config_dir / f"{parent[1]}.yaml")
-    return ConfigError(f"unknown {group} '{name}' ({source or 'defaults list'}){nearest(name, options)}")
+    asked_by = shown(config_dir / f"{parent[1]}.yaml") if parent else "defaults list"
+    source = choice_source(group, name, config_dir, overrides) or asked_by
+    return unknown_choice(group, name, source, error.options or choices_of(group, config_dir))
+
+
+def choices_of(group: str, config_dir: Path) -> list[str]:
+    return [path.stem for path in (config_dir / group).glob("*.yaml")]
+
+
+def unknown_choice(group: str, name: str, source: str, options: Sequence[str]) -> ConfigError:
+    return ConfigError(f"unknown {group} '{name}' ({source}){nearest(name, options)}")
 
 
 def choice_source(group: str, name: str, config_dir: Path, overrides: Sequence[str]) -> str | None:
@@ -167,10 +183,8 @@ def accepted(node: DictConfig, path: str) -> set[str]:
     listed = set(schema.types_of(schema.NODES[path])) if path in schema.NODES else set()
     if "_target_" not in node:
         return listed
-    from hydra.utils import get_object
-
     try:
-        return set(parameters_of(get_object(node["_target_"]))[0]) - set(schema.SUPPLIED.get(path, ()))
+        return set(parameters_of(import_object(node["_target_"]))[0]) - set(schema.SUPPLIED.get(path, ()))
     except Exception:  # the walker reports a target that cannot be imported
         return listed
 
@@ -205,6 +219,9 @@ def compose_from_run(loader: ConfigLoader, config_dir: Path, overrides: Sequence
     The config of the run is the resolved one that it wrote, not a new composition: YAML files may have changed since.
     """
     parsed = parse(overrides)
+    for override in parsed:
+        if override.is_sweep_override():
+            raise several_values(override.input_line)
     keys = set(schema.types_of(schema.EvalRoot)) - set(schema.types_of(schema.TrainRoot)) | {"run_dir"}
     eval_defaults = loader.load_configuration("eval", [], RunMode.RUN)
     own = OmegaConf.create({key: eval_defaults[key] for key in sorted(keys)})

@@ -71,7 +71,10 @@ def read_defaults(path: Path) -> dict[str, list[str]]:
     """Group -> its default choices, from the primary config's defaults list; `${task}` follows the task's default."""
     defaults: dict[str, list[str]] = {}
     for entry in yaml.safe_load(path.read_text()).get("defaults", []):
+        if isinstance(entry, str) and entry != "_self_":
+            defaults |= read_defaults(path.with_name(f"{entry}.yaml"))
         for group, choice in (entry if isinstance(entry, dict) else {}).items():
+            group = group.removeprefix("override ").strip("/")
             if isinstance(choice, str) and choice.startswith("${"):
                 choice = defaults.get(choice[2:-1], [""])[0]
             defaults[group] = choice if isinstance(choice, list) else [str(choice)]

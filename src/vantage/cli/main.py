@@ -94,7 +94,7 @@ class Command:
         try:
             loader = GlobalHydra.instance().config_loader()
             typed = overrides["task"] + overrides["hydra"]
-            sources = Sources.of_composition(loader, hydra_config.job.config_name, typed)
+            sources = Sources.of_composition(loader, hydra_config, hydra_config.job.config_name, typed)
             self.code = self.check_and_execute(cfg, sources, overrides["task"])
         except ConfigError as error:
             self.code = self.refuse(error)

@@ -10,6 +10,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
+from omegaconf import DictConfig
 
 Line = tuple[str, int]
 
@@ -61,8 +62,11 @@ class Sources:
     overrides: list[Override] = field(default_factory=list)
 
     @classmethod
-    def of_composition(cls, loader: ConfigLoader, config_name: str, overrides: Sequence[str]) -> "Sources":
-        folders = [Path(source.path) for source in loader.get_sources() if source.scheme() == "file"]
+    def of_composition(
+        cls, loader: ConfigLoader, hydra: DictConfig, config_name: str, overrides: Sequence[str]
+    ) -> "Sources":
+        """`hydra` is the composed hydra node, which knows the folders that were searched."""
+        folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
         defaults = loader.compute_defaults_list(config_name, list(overrides), RunMode.RUN).defaults
         layers = []
         for default in defaults:

@@ -18,7 +18,16 @@ class Window:
 
 
 class Hilo:
-    def __init__(self, dim: int, num_heads: int, *, alpha: float = 0.5, window_size: int | tuple[int, int] = 2):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        alpha: float = 0.5,
+        window_size: int | tuple[int, int] = 2,
+        qkv_bias: bool = True,
+        position=None,
+    ):
         pass
 
 
