@@ -99,6 +99,7 @@ def test_target_is_the_class_named_after_the_file(group, name, base):
     assert config._target_ == f"vantage.{group}.{name}.{camel}"
     assert config._partial_ is True
     assert issubclass(class_of(config), base)
+    assert camel in importlib.import_module(f"vantage.{group}").__all__
 
 
 @pytest.mark.parametrize(
@@ -262,6 +263,19 @@ def test_compile_fullgraph_and_export(name, role, position):
     torch.testing.assert_close(got, wanted)
     torch.testing.assert_close(next(module.parameters()).grad, gradient)
     torch.testing.assert_close(exported(x), wanted)
+
+
+@pytest.mark.slow
+@each_attention
+def test_inductor(name):
+    torch._dynamo.reset()
+    module = build(name)
+    x = image(9, 13)
+    wanted = module(x)
+    got = torch.compile(module, fullgraph=True)(x)
+    got.square().sum().backward()
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    assert all(p.grad.isfinite().all() for p in module.parameters())
 
 
 # maps and costs

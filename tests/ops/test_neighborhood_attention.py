@@ -277,3 +277,18 @@ def test_an_explicit_backend_is_taken_at_its_word(monkeypatch):
     assert neighborhood_attention(q, k, v, 3, backend="reference") == "reference"
     assert neighborhood_attention(q, k, v, 3, backend="tiled") == "tiled"
     assert neighborhood_attention(q, k, v, 3) == "tiled"
+
+
+@pytest.mark.gpu
+@every_path
+def test_on_cuda(attend):
+    leaves = [torch.randn(2, 9, 12, 2, 32, device="cuda", requires_grad=True) for _ in range(3)]
+    got = attend(*leaves, 5, dilation=(1, 2))
+    on_cpu = [leaf.detach().double().cpu().requires_grad_() for leaf in leaves]
+    wanted = neighborhood_attention(*on_cpu, 5, dilation=(1, 2), backend="reference")
+    torch.testing.assert_close(got.double().cpu(), wanted, rtol=1e-3, atol=1e-3)
+    cotangent = torch.randn_like(got)
+    for ours, theirs in zip(
+        torch.autograd.grad(got, leaves, cotangent), torch.autograd.grad(wanted, on_cpu, cotangent.double().cpu())
+    ):
+        torch.testing.assert_close(ours.double().cpu(), theirs, rtol=1e-3, atol=1e-3)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-MAX_CACHED = 256  # entries per function, least recently used first out
+MAX_CACHED = 32  # entries per function, least recently used first out
 
 
 def cached_constant(build: Callable) -> Callable:
