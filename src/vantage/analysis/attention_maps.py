@@ -61,24 +61,29 @@ def attention_maps(backbone: Backbone, images: Tensor, *, max_bytes: int = MAX_B
     inputs = attention_inputs(backbone, images)
     if not inputs:
         raise NoAttentionMapError("no attention is installed: attention=native keeps timm's own modules")
-    reasons = []
+    reasons: dict[str, list[str]] = {}  # why not -> slots
     for slot, attention, x in sorted(reversed(inputs), key=lambda entry: min(entry[2].shape[1:3]) < SMALLEST_SIDE):
         batch, height, width, _ = x.shape
         size = 4 * batch * slot.num_heads * (height * width) ** 2
         if height * width == 1:
-            reasons.append(f"{slot.name}: its map is a single position")
+            reasons.setdefault("the map is a single position", []).append(slot.name)
         elif size > max_bytes:
-            reasons.append(f"{slot.name}: the weights would take {size / 2**20:.1f} MiB, over {max_bytes / 2**20:.1f}")
+            reason = f"the weights would take {size / 2**20:.1f} MiB, over {max_bytes / 2**20:.1f}"
+            reasons.setdefault(reason, []).append(slot.name)
         else:
             try:
                 with undisturbed(attention):
                     weights = attention.attention_map(x)
             except ValueError as error:
-                reasons.append(f"{slot.name}: {error}")
+                reasons.setdefault(str(error), []).append(slot.name)
                 continue
             weights = weights.float().cpu().reshape(batch, -1, height, width, height, width)
             return AttentionMaps(slot, attention.label(), weights)
-    raise NoAttentionMapError("; ".join(dict.fromkeys(reasons)))
+    told = (
+        f"{reason} ({slots[0]}{f' and {len(slots) - 1} more' if len(slots) > 1 else ''})"
+        for reason, slots in reasons.items()
+    )
+    raise NoAttentionMapError("; ".join(told))
 
 
 def attention_inputs(backbone: Backbone, images: Tensor) -> list[tuple[Slot, Attention, Tensor]]:
