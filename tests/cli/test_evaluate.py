@@ -109,7 +109,9 @@ def test_benchmark_with_and_without_a_run(trained, tmp_path):
     fresh = evaluate(tmp_path / "fresh", *SHORT, "benchmark=true", sizes)
     for key in ("benchmark/parameters", "benchmark/gflops"):
         assert of_run[key] == fresh[key]
+    assert json.loads((tmp_path / "fresh" / "metrics.json").read_text()) == fresh  # what a sweep's table shows
     written = json.loads((tmp_path / "fresh" / "benchmark.json").read_text())
+    assert fresh["benchmark/images_per_second_3"] == written["batches"][1]["images_per_second"]
     assert [row["batch_size"] for row in written["batches"]] == [1, 3]
     assert (written["num_classes"], written["input"], written["weights"]) == (10, [1, 32, 32], "fresh")
     state = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]

@@ -43,6 +43,7 @@ def run_evaluation(config: DictConfig, run_dir: Path) -> dict[str, float]:
     if config.benchmark:
         numbers |= measure(config, checkpoint, run_dir)
     if config.predict or config.benchmark:
+        write_json(run_dir / "metrics.json", numbers)
         print_run_dir(run_dir)
         return numbers
     numbers = test(config, checkpoint, run_dir)
@@ -126,11 +127,13 @@ def measure(config: DictConfig, checkpoint: Path | None, run_dir: Path) -> dict[
     write_json(run_dir / "benchmark.json", described | {"compiled": bool(config.compile)} | result)
     title = f"{backbone.variant}, attention {', '.join(attentions)}, {info.num_classes} classes, weights {weights}"
     get_console().print(benchmark_table(result, title))
-    rates = {
-        f"benchmark/images_per_second_{row['batch_size']}": row.get("images_per_second") for row in result["batches"]
-    }
-    known = {key: value for key, value in rates.items() if value is not None}
-    return {"benchmark/parameters": result["parameters"], "benchmark/gflops": result["flops"] / 1e9, **known}
+    numbers = {"benchmark/parameters": result["parameters"], "benchmark/gflops": result["flops"] / 1e9}
+    for row in result["batches"]:
+        if "images_per_second" in row:
+            numbers[f"benchmark/images_per_second_{row['batch_size']}"] = row["images_per_second"]
+        if row.get("peak_memory_bytes") is not None:
+            numbers[f"benchmark/peak_memory_mib_{row['batch_size']}"] = row["peak_memory_bytes"] / 2**20
+    return numbers
 
 
 def load_task(config: DictConfig, checkpoint: Path | None, info: DataInfo) -> Task:
