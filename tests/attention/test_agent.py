@@ -1,8 +1,6 @@
 """Agent attention against its explicit N x N matrix, the paper's properties, and bias tables interpolated by hand."""
 
-import copy
 import math
-import pickle
 
 import pytest
 import torch
@@ -231,16 +229,11 @@ def test_attention_dropout_acts_on_both_softmaxes():
     assert dropped == [(1, 2, 9, 20), (1, 2, 20, 9)]
 
 
-def test_autocast_compile_export_and_copies():
-    module = Agent(16, 4, agent_num=9).eval()
+def test_autocast_leaves_the_softmaxes_in_float32():
+    module = Agent(16, 4, agent_num=9)
     x = torch.randn(2, 7, 5, 16)
-    expected = module(x)
     with torch.autocast("cpu", torch.bfloat16):
-        half, weights = module(x), module.weights(*module.qkv(x).chunk(3, dim=-1)[:2])
-    assert half.dtype == torch.bfloat16
-    assert weights[0].dtype == weights[1].dtype == torch.float32
-    assert F.mse_loss(half.float(), expected).sqrt() < 0.01
-    torch.testing.assert_close(torch.compile(module, fullgraph=True, backend="aot_eager")(x), expected)
-    torch.testing.assert_close(torch.export.export(module, (x,)).module()(x), expected)
-    assert torch.equal(copy.deepcopy(module)(x), expected)
-    assert torch.equal(pickle.loads(pickle.dumps(module))(x), expected)
+        q, k, _ = module.qkv(x).chunk(3, dim=-1)
+        assert q.dtype == torch.bfloat16
+        assert all(t.dtype == torch.float32 for t in module.weights(q, k))
+        assert module(x).dtype == torch.bfloat16

@@ -55,6 +55,11 @@ class Hilo(Attention):
         self.clamp = clamp
         self.low_heads = num_heads if window_size == 1 else math.floor(alpha * num_heads + 1e-6)
         self.high_heads = num_heads - self.low_heads
+        if alpha > 0 and not self.low_heads:
+            note(
+                f"hilo: attention.alpha={alpha} of {num_heads} heads leaves no low-frequency head, "
+                "tokens see their window only"
+            )
 
         if self.high_heads:
             high_dim = self.high_heads * self.head_dim
