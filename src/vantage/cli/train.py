@@ -43,9 +43,11 @@ def fit_and_test(config: DictConfig, run_dir: Path) -> tuple[dict[str, float], b
     metrics = {"time/fit_seconds": round(seconds, 2)}
     metrics.update(numbers(trainer.callback_metrics))
     if config.test and not trainer.fast_dev_run:
-        metrics.update(
-            numbers(trainer.test(task, datamodule=data, ckpt_path=str(checkpoints.pick(run_dir)), verbose=False)[0])
-        )
+        tested = trainer.test(task, datamodule=data, ckpt_path=str(checkpoints.pick(run_dir)), verbose=False)
+        if tested:
+            metrics.update(numbers(tested[0]))
+        else:
+            logger.warning("not tested: the data has no test split (test=false says so from the start)")
     if trainer.is_global_zero:
         (run_dir / "metrics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
     return metrics, trainer.is_global_zero
