@@ -177,5 +177,5 @@ def test_tensorboard_without_its_package_says_what_to_install(tmp_path, monkeypa
     import vantage.training.loggers.tensorboard as module
 
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="logger=tensorboard needs the package tensorboard: pip install"):
+    with pytest.raises(ValueError, match="logger=tensorboard needs the package tensorboard: pip install"):
         TensorBoard(save_dir=str(tmp_path))

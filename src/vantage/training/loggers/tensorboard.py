@@ -10,5 +10,5 @@ class TensorBoard(TensorBoardLogger):
 
     def __init__(self, *, save_dir: str):
         if find_spec("tensorboard") is None and find_spec("tensorboardX") is None:
-            raise ModuleNotFoundError("logger=tensorboard needs the package tensorboard: pip install tensorboard")
+            raise ValueError("logger=tensorboard needs the package tensorboard: pip install tensorboard")
         super().__init__(save_dir, name="tensorboard", version="")
