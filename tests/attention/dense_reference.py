@@ -39,13 +39,10 @@ def rotated(x, height, width, base=100.0):
     quarter = x.shape[-1] // 4
     frequency = torch.tensor([base ** (-i / quarter) for i in range(quarter)], dtype=x.dtype)
     coords = torch.tensor(tokens_of(height, width), dtype=x.dtype)
-    parts = []
-    for axis in range(2):
-        real, imaginary = x[..., 2 * axis * quarter : 2 * (axis + 1) * quarter].chunk(2, -1)
-        angle = coords[:, axis, None] * frequency
-        turned = torch.complex(real, imaginary) * torch.polar(torch.ones_like(angle), angle)
-        parts += [turned.real, turned.imag]
-    return torch.cat(parts, -1)
+    angle = torch.cat((coords[:, :1] * frequency, coords[:, 1:] * frequency), -1)
+    real, imaginary = x.chunk(2, -1)
+    turned = torch.complex(real, imaginary) * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat((turned.real, turned.imag), -1)
 
 
 def dense_weights(x, weight, bias, num_heads, allowed, logit_bias=None, rotate=False):

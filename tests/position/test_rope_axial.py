@@ -22,7 +22,7 @@ def test_equals_multiplication_by_complex_numbers():
         for token in range(2):
             for axis in range(2):
                 for pair in range(2):
-                    a, b = 4 * axis + pair, 4 * axis + pair + 2
+                    a, b = 2 * axis + pair, 2 * axis + pair + 4
                     angle = coords[token, axis].item() * 50.0 ** (-pair / 2)
                     wanted = torch.complex(before[:, token, a], before[:, token, b]) * complex(
                         math.cos(angle), math.sin(angle)

@@ -3,7 +3,8 @@
 Papers: RoFormer (Su et al., 2021), arXiv:2104.09864; its axial form for images: EVA-02, arXiv:2303.11331, and
     Rotary Position Embedding for Vision Transformer (Heo et al., 2024), arXiv:2403.13298
     (a, b) -> (a cos t - b sin t, a sin t + b cos t)      t = coordinate * base^(-4 i / head_dim), i < head_dim / 4
-so that q_i . k_j depends on the pixel offset j - i only. Channels: [y: a's, b's; x: a's, b's], head_dim / 4 each.
+so that q_i . k_j depends on the pixel offset j - i only. Channels: [a's of y, a's of x, b's of y, b's of x], a quarter
+of head_dim each, so that swapping a and b is one roll.
 Cost: no parameters, O(N * head_dim) per call; angles in float32 whatever the precision of q and k.
 """
 
@@ -32,7 +33,8 @@ class RopeAxial(Position):
         precise = torch.promote_types(q.dtype, torch.float32)
         steps = torch.arange(quarter, device=coords.device, dtype=precise)
         angles = coords.to(precise)[..., None] * self.base ** (-steps / quarter)  # (N, 2, head_dim / 4)
-        cos, sin = angles.cos(), angles.sin()
+        cos, sin = angles.cos().flatten(-2), angles.sin().flatten(-2)  # (N, head_dim / 2)
+        cos, sin = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
         return turn(q, cos, sin), turn(k, cos, sin)
 
     def extra_repr(self) -> str:
@@ -40,5 +42,4 @@ class RopeAxial(Position):
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    a, b = x.unflatten(-1, (2, 2, -1)).unbind(-2)  # (..., N, axis, head_dim / 4)
-    return torch.stack((a * cos - b * sin, a * sin + b * cos), -2).flatten(-3).to(x.dtype)
+    return (x * cos + x.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
