@@ -85,7 +85,8 @@ def test_a_real_typo_is_found_by_the_check(loader):
         "++trainer.precision=bf17": "it must be ",
         "optimizer.optimizer.eps=x": "is 'x'; it must be float",
         "+optimizer.optimizer.beta=1": "did you mean 'optimizer.optimizer.betas'?",
-        "attention.roles.global.dilation=spam": "(command line: attention.roles.global.dilation=spam) is 'spam'",
+        "attention.roles.global.dilation=1.5": "'attention.roles.global.dilation' (command line: "
+        "attention.roles.global.dilation=1.5) is 1.5; it must be int",
         "model.variant=maxvit_pico23": "maxvit_pico32",
     }.items():
         cfg, sources = compose.compose(loader, "train", [override])

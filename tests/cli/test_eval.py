@@ -79,6 +79,7 @@ REFUSED = {
     "predict=a.png": "predict=a.png needs trained weights; give run=RUN_DIR or checkpoint=FILE",
     "predict=a.png benchmark=true": "predict=a.png needs trained weights; give run=RUN_DIR or checkpoint=FILE",
     "run=trained checkpoint=x.ckpt": "run=trained and checkpoint=x.ckpt both say what to evaluate; give one of them",
+    "run=3": "run=3 is not a directory; give the run directory that train.py printed",
     "run=nowhere": "run=nowhere is not a directory; give the run directory that train.py printed",
     "run=configs": "run=configs holds no config.yaml; give the run directory that train.py printed",
     "run=trained data.rot=x": "unknown key 'data.rot' (command line: data.rot=x); did you mean 'data.root'?",

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from vantage.cli.sweep import folder_name, quote
+from vantage.cli.sources import quote
+from vantage.cli.sweep import folder_name
 
 from .small_project import launch, write
 
@@ -58,6 +59,9 @@ def test_jobs_side_by_side(project):
     assert [len(cfg.callbacks) for cfg in configs] == [1, 2, 1, 2]
     assert {cfg.group for cfg in configs} == {"mine"}
     assert "ran pico seed 2" in Path(found[0]["run_dir"] + ".log").read_text()
+    # what the table names can be evaluated as it stands, commas and equal signs included
+    done = launch(project, "eval", f"run={found[3]['run_dir']}")
+    assert done.returncode == 0, done.stderr
 
 
 def test_ranges_tasks_and_pointers(project):

@@ -245,7 +245,7 @@ def compose_from_run(loader: ConfigLoader, config_dir: Path, overrides: Sequence
             layers += [layer for layer in sources.layers if layer.group == override.key_or_group]
             with open_dict(trained):
                 trained[override.key_or_group] = chosen._get_node(override.key_or_group)
-    sources = Sources(layers, parsed)
+    sources = Sources(lambda: layers, parsed)
     try:
         apply([override for override in rest if not is_group(override, config_dir)], trained)
     except ConfigCompositionException as error:
@@ -278,9 +278,9 @@ def refuse_contradiction(cfg: DictConfig) -> None:
 def load_trained(own: DictConfig) -> tuple[DictConfig, Path]:
     """The config a run wrote, or the copy inside a checkpoint, and the file it was read from."""
     if own.run:
-        path = Path(own.run) / "config.yaml"
+        path = Path(str(own.run)) / "config.yaml"
         if not path.is_file():
-            state = "holds no config.yaml" if Path(own.run).is_dir() else "is not a directory"
+            state = "holds no config.yaml" if path.parent.is_dir() else "is not a directory"
             raise ConfigError(f"run={own.run} {state}; give the run directory that train.py printed")
         return OmegaConf.load(path), path
     from vantage.cli.build import load_run

@@ -58,12 +58,14 @@ class Command:
         from hydra.main import get_args_parser
 
         from vantage.cli import compose, sweep
+        from vantage.cli.sources import quote_paths
 
         compose.register_resolvers()
         sweep.current = None
         logging.getLogger("hydra").addHandler(logging.NullHandler())  # what it reports, we say in our own sentence
         parser = get_args_parser()
         parser.error = lambda message: sys.exit(say(f"error: {message}; --help shows how to use this command", REFUSED))
+        sys.argv[1:] = quote_paths(sys.argv[1:])
         arguments = parser.parse_args()
         try:
             if self.command == "eval" and not arguments.multirun and compose.names_a_run(arguments.overrides):

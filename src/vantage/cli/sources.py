@@ -1,7 +1,8 @@
 """Where a key of a composed config came from: composition keeps no record, so the defaults list is read again."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -54,27 +55,37 @@ def collect_lines(node: yaml.MappingNode, prefix: list[str], found: dict[str, in
                     collect_lines(item, [*path, str(index)], found)
 
 
-@dataclass
 class Sources:
-    """The layers of a composition, in the order they were merged, and the overrides applied last."""
+    """The layers of a composition, in the order they were merged, and the overrides applied last.
 
-    layers: list[Layer] = field(default_factory=list)
-    overrides: list[Override] = field(default_factory=list)
+    Only a complaint asks where something came from, so the layers are read then.
+    """
+
+    def __init__(self, read_layers: Callable[[], list[Layer]], overrides: list[Override]):
+        self.read_layers = read_layers
+        self.overrides = overrides
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        return self.read_layers()
 
     @classmethod
     def of_composition(
         cls, loader: ConfigLoader, hydra: DictConfig, config_name: str, overrides: Sequence[str]
     ) -> "Sources":
         """`hydra` is the composed hydra node, which knows the folders that were searched."""
-        folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
-        defaults = loader.compute_defaults_list(config_name, list(overrides), RunMode.RUN).defaults
-        layers = []
-        for default in defaults:
-            paths = [folder / f"{default.config_path}.yaml" for folder in folders]
-            path = next((path for path in paths if path.is_file()), None)
-            if path is not None:
-                layers.append(Layer(path, default.package or "", str(Path(default.config_path).parent).strip(".")))
-        return cls(layers, parse(overrides))
+
+        def read_layers() -> list[Layer]:
+            folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+            layers = []
+            for default in loader.compute_defaults_list(config_name, list(overrides), RunMode.RUN).defaults:
+                paths = [folder / f"{default.config_path}.yaml" for folder in folders]
+                path = next((path for path in paths if path.is_file()), None)
+                if path is not None:
+                    layers.append(Layer(path, default.package or "", str(Path(default.config_path).parent).strip(".")))
+            return layers
+
+        return cls(read_layers, parse(overrides))
 
     def of(self, key: str) -> str:
         """`command line: model.varient=x` or `configs/experiment/try.yaml, line 4`: the last to have set the key."""
@@ -105,6 +116,24 @@ class Sources:
 
 def parse(overrides: Sequence[str]) -> list[Override]:
     return OverridesParser.create().parse_overrides(list(overrides))
+
+
+def quote(value: str) -> str:
+    """A string for Hydra's override grammar, in which commas, braces and quotes have a meaning."""
+    return "'" + value.replace("'", "\\'") + "'"
+
+
+def quote_paths(arguments: Sequence[str]) -> list[str]:
+    """The command line with paths that exist quoted, so that a sweep's run directory can be given as it is printed.
+
+    `run=logs/sweeps/x/0_attention=softmax,seed=0` would be read as a choice between two values.
+    """
+    quoted = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        is_path = re.fullmatch(r"[\w.+]+", key) and re.search(r"[^\w/.-]", value) and Path(value).exists()
+        quoted.append(f"{key}={quote(value)}" if is_path else argument)
+    return quoted
 
 
 def shown(path: Path) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from vantage.cli import run_dir as run_dirs
 from vantage.cli.errors import ConfigError
+from vantage.cli.sources import quote
 
 CSV, RECORD = "sweep.csv", "multirun.yaml"
 PATIENCE_SECONDS = 20  # an interrupted job closes its loggers and writes its last checkpoint
@@ -228,11 +229,6 @@ def folder_name(index: int, varied: dict[str, str]) -> str:
     """`0_attention=softmax,seed=0`, with what a file system or a shell would trip over replaced."""
     text = ",".join(f"{key}={value}" for key, value in varied.items())
     return f"{index}_{re.sub(r'[^A-Za-z0-9_=,.+-]+', '-', text)}"[:120].rstrip("_")
-
-
-def quote(value: str) -> str:
-    """A string for Hydra's override grammar, in which = and , have a meaning."""
-    return "'" + value.replace("'", "\\'") + "'"
 
 
 def flags() -> list[str]:
