@@ -22,6 +22,7 @@ from .families import each_family, images, small, softmax
 
 head_first = {"transformer_head_first": True}
 convolutions = {"transformer_use_nchw_attn": True}
+both = head_first | convolutions
 window = partial(Window, window_size=4, roles={"shifted": {"shift": "half"}})
 grid = partial(Grid, grid_size=4)
 
@@ -58,33 +59,12 @@ def swapped_pair(family, variant, attention, slots, **keywords):
     [
         pytest.param("maxvit", "maxvit_pico32", window, ["local"], {}, id="maxvit-block"),
         pytest.param("maxvit", "maxvit_pico32", grid, ["global"], {}, id="maxvit-grid"),
+        pytest.param("maxvit", "maxvit_pico32", window, ["local"], head_first, id="maxvit-block-interleaved"),
+        pytest.param("maxvit", "maxvit_pico32", grid, ["global"], head_first, id="maxvit-grid-interleaved"),
         pytest.param(
-            "maxvit",
-            "maxvit_pico32",
-            window,
-            ["local"],
-            {"transformer_head_first": True},
-            id="maxvit-block-interleaved",
+            "maxvit", "maxvit_pico32", window, ["local"], head_first | convolutions, id="maxvit-1x1-interleaved"
         ),
-        pytest.param(
-            "maxvit", "maxvit_pico32", grid, ["global"], {"transformer_head_first": True}, id="maxvit-grid-interleaved"
-        ),
-        pytest.param(
-            "maxvit",
-            "maxvit_pico32",
-            window,
-            ["local"],
-            {"transformer_head_first": True, "transformer_use_nchw_attn": True},
-            id="maxvit-1x1-convolutions-interleaved",
-        ),
-        pytest.param(
-            "maxvit",
-            "maxvit_pico32",
-            grid,
-            ["global"],
-            {"transformer_use_nchw_attn": True},
-            id="maxvit-1x1-convolutions",
-        ),
+        pytest.param("maxvit", "maxvit_pico32", grid, ["global"], convolutions, id="maxvit-1x1"),
         pytest.param("vit", "vit_pico32", softmax, "default", {}, id="vit"),
         pytest.param("vit", "vit_pico32", softmax, "default", {"qkv_bias": False}, id="vit-no-bias"),
         pytest.param("swin", "swin_pico32", window, "default", {}, id="swin"),
