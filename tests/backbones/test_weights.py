@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from timm.models import pvt_v2, twins
+from timm.models.vision_transformer import ResPostBlock
 
 from vantage.attention.grid import Grid
 from vantage.attention.softmax import Softmax
@@ -67,6 +68,7 @@ def swapped_pair(family, variant, attention, slots, **keywords):
         pytest.param("maxvit", "maxvit_pico32", grid, ["global"], convolutions, id="maxvit-1x1"),
         pytest.param("vit", "vit_pico32", softmax, "default", {}, id="vit"),
         pytest.param("vit", "vit_pico32", softmax, "default", {"qkv_bias": False}, id="vit-no-bias"),
+        pytest.param("vit", "vit_pico32", softmax, "default", {"block_fn": ResPostBlock}, id="vit-post-norm"),
         pytest.param("swin", "swin_pico32", window, "default", {}, id="swin"),
         pytest.param("davit", "davit_pico32", window, "default", {}, id="davit"),
         pytest.param("pvt_v2", "pvt_v2_pico32", softmax, ["stages.1.*"], {}, id="pvt_v2"),
