@@ -312,6 +312,15 @@ def test_attention_map_reproduces_the_output(name, role, position):
     torch.testing.assert_close(module.proj(mixed), module(x))
 
 
+@pytest.mark.parametrize(("name", "role", "position"), SOFTMAX_FAMILY)
+def test_attention_map_has_finite_gradients_where_the_map_is_padded(name, role, position):
+    module = build(name, role, position)
+    x = image(9, 13, requires_grad=True)
+    module.attention_map(x).square().sum().backward()
+    assert x.grad.isfinite().all()
+    assert x.grad.any()
+
+
 @each_variant
 def test_flops_are_those_of_the_forward(name, role):
     module = build(name, role)
