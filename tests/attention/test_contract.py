@@ -201,6 +201,15 @@ def test_images_of_a_batch_do_not_mix(name, role):
 
 
 @each_variant
+def test_strides_of_the_input_do_not_matter(name, role):
+    module = build(name, role).eval()
+    x = image(6, 7)
+    strided = x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)  # a convolution's output seen channels-last
+    assert not strided.is_contiguous()
+    torch.testing.assert_close(module(strided), module(x))
+
+
+@each_variant
 def test_no_fixed_resolution_after_training_at_one(name, role):
     module = build(name, role)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
