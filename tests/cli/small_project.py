@@ -61,7 +61,7 @@ def launch(project: Path, command: str, *arguments: str, **environment: str) -> 
         cwd=project,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env=os.environ | environment,
     )
 

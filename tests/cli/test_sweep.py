@@ -1,6 +1,7 @@
 """Sweeps: refused whole before the first job, otherwise every job a process whose death is its own."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from vantage.cli.sources import quote
-from vantage.cli.sweep import folder_name
+from vantage.cli.sweep import Job, Sweep, folder_name
 
 from .small_project import launch, write
 
@@ -125,7 +126,7 @@ def test_an_interrupt_stops_the_jobs_and_still_reports(project, number, code):
     arguments = [sys.executable, "train.py", "-m", "model.variant=sleep", "seed=0,1", f"run_dir={sweep}"]
     parent = subprocess.Popen(arguments, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     started = sweep / "0_seed=0" / "started"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while not started.exists():
         assert time.monotonic() < deadline
         assert parent.poll() is None
@@ -133,7 +134,7 @@ def test_an_interrupt_stops_the_jobs_and_still_reports(project, number, code):
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
     pids = [int(pid) for pid in children.read_text().split()] if children.exists() else []
     parent.send_signal(number)
-    out, err = parent.communicate(timeout=60)
+    out, err = parent.communicate(timeout=200)
     assert parent.returncode == code
     assert "Traceback" not in err
     assert "0 of 2 jobs done" in out
@@ -148,6 +149,27 @@ def test_eval_sweeps_over_runs(project):
     assert done.returncode == 0, done.stderr
     metrics = [json.loads((Path(row["run_dir"]) / "metrics.json").read_text()) for row in rows(project / "evals")]
     assert [round(entry["test/acc1"], 3) for entry in metrics] == [1.0, 1.1]
+
+
+def test_the_table_shows_the_metrics_that_fit(tmp_path):
+    from rich.console import Console
+
+    sweep = Sweep(tmp_path / "sweep", 1)
+    metrics = {"test/acc1": 0.98765, "test/acc5": 0.9, "test/ece": 0.01, "test/loss": 0.1, "val/acc1": 0.5}
+    for index, name in enumerate(("softmax", "neighborhood")):
+        sweep.jobs.append(Job(index, [f"attention={name}"], {"attention": name}, tmp_path / name))
+    sweep.jobs[0].status, sweep.jobs[0].metrics, sweep.jobs[0].seconds = "done", metrics, 12.5
+    sweep.jobs[1].status, sweep.jobs[1].error = "failed", "killed by SIGKILL"
+
+    def lines(width: int) -> list[str]:
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(sweep.table(width))
+        return [line.rstrip() for line in console.export_text().splitlines()]
+
+    wide = lines(100)
+    assert "│ 0   │ softmax      │ done   │    0.9877 │    0.9000 │   0.0100 │    0.1000 │    12.5 │" in wide
+    assert "│ 1   │ neighborhood │ failed │           │           │          │           │     0.0 │" in wide
+    assert "│ 0   │ softmax      │ done   │    0.9877 │    12.5 │" in lines(62)
 
 
 def test_folder_names():

@@ -189,31 +189,51 @@ class Sweep:
     def finish(self) -> int:
         """Prints the summary; the exit code is 1 if a job has failed."""
         from rich.console import Console
+        from rich.text import Text
+
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=160)
+        console.print(self.table(console.width))
+        failed = [job for job in self.jobs if job.status != "done"]
+        for job in failed:
+            console.print(Text(f"job {job.index} ({job.label}) {job.status}: {job.error}"), soft_wrap=True)
+        done = f"{len(self.jobs) - len(failed)} of {len(self.jobs)} jobs done"
+        console.print(Text(f"{done}: {self.directory / CSV}"), soft_wrap=True)
+        return 1 if failed else 0
+
+    def table(self, width: int):
+        """One row per job; test metrics as far as they fit, sweep.csv has them all."""
         from rich.table import Table
         from rich.text import Text
 
         varied = list(dict.fromkeys(key for job in self.jobs for key in job.varied))
+        columns = {"job": [str(job.index) for job in self.jobs]}
+        columns |= {key: [job.varied.get(key, "") for job in self.jobs] for key in varied}
+        columns["status"] = [job.status for job in self.jobs]
+        columns["seconds"] = [f"{job.seconds:.1f}" for job in self.jobs]
+        left = width - 1 - sum(column_width(name, cells) for name, cells in columns.items())
         names = sorted({name for job in self.jobs for name in job.metrics})
-        shown = ([name for name in names if name.startswith("test/")] or names)[:5]
-        table = Table("job", *varied, "status", title=f"Sweep {self.directory.name}", title_justify="left")
-        for name in (*shown, "seconds"):
-            table.add_column(name, justify="right")
-        for job in self.jobs:
-            numbers = [f"{job.metrics[name]:.4f}" if name in job.metrics else "" for name in shown]
-            status = Text(job.status, style="" if job.status == "done" else "bold red")
-            table.add_row(
-                str(job.index), *(job.varied.get(key, "") for key in varied), status, *numbers, str(job.seconds)
-            )
-        console = Console()
-        console.print(table)
-        failed = [job for job in self.jobs if job.status != "done"]
-        for job in failed:
-            console.print(Text(f"job {job.index} ({job.label}) {job.status}: {job.error}"), soft_wrap=True)
-        console.print(
-            Text(f"{len(self.jobs) - len(failed)} of {len(self.jobs)} jobs done: {self.directory / CSV}"),
-            soft_wrap=True,
-        )
-        return 1 if failed else 0
+        metrics = {}
+        for name in [name for name in names if name.startswith("test/")] or names:
+            cells = [f"{job.metrics[name]:.4f}" if name in job.metrics else "" for job in self.jobs]
+            left -= column_width(name, cells)
+            if left < 0:
+                break
+            metrics[name] = cells
+        seconds = columns.pop("seconds")
+        columns |= metrics | {"seconds": seconds}
+        table = Table(title=f"Sweep {self.directory.name}", title_justify="left")
+        for name in columns:
+            table.add_column(name, justify="right" if name in metrics or name == "seconds" else "left")
+        for job, cells in zip(self.jobs, zip(*columns.values())):
+            table.add_row(*map(Text, cells), style="" if job.status == "done" else "red")
+        return table
+
+
+def column_width(name: str, cells: Sequence[str]) -> int:
+    """Characters a column takes in the table, its padding and rule included."""
+    return max(len(text) for text in (name, *cells)) + 3
 
 
 def split(override: str) -> tuple[str, str]:
