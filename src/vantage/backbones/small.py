@@ -91,9 +91,9 @@ def maxvit_pico32(pretrained: bool = False, **kwargs) -> MaxxVit:
 
 @register_model
 def maxvit_nano32(pretrained: bool = False, **kwargs) -> MaxxVit:
-    """Maps of 16x16, 8x8 and 4x4 at 32x32 input."""
-    cfg = _maxvit_cfg(embed_dim=(32, 80, 144), stem_width=(16, 16))
-    return _maxvit("maxvit_nano32", cfg, pretrained, stem_stride=1, **kwargs)
+    """Maps of 8x8 and 4x4 at 32x32 input."""
+    cfg = _maxvit_cfg(embed_dim=(80, 144), stem_width=(24, 48))
+    return _maxvit("maxvit_nano32", cfg, pretrained, stem_stride=2, **kwargs)
 
 
 def _vit(name: str, pretrained: bool, embed_dim: int, num_heads: int, **kwargs) -> VisionTransformer:

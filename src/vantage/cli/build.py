@@ -16,11 +16,11 @@ from vantage.training import checkpoint as checkpoints
 logger = logging.getLogger(__name__)
 
 
-def build_data(config: DictConfig) -> LightningDataModule:
-    """The data module, its files checked and opened: `.info` is set."""
+def build_data(config: DictConfig, stage: str = "fit") -> LightningDataModule:
+    """The data module, its files checked and opened for fit (all splits), validate or test: `.info` is set."""
     data = instantiate(config.data)
     data.prepare_data()
-    data.setup("fit")
+    data.setup(stage)
     return data
 
 

@@ -55,7 +55,7 @@ def test(config: DictConfig, checkpoint: Path, run_dir: Path) -> dict[str, float
     """The same data, batches, precision and Trainer as in training, so the same numbers to the last digit."""
     if config.split == "train":
         raise ValueError("split=train is augmented and shuffled, which is no evaluation; use split=test or split=val")
-    data = build_data(config)
+    data = build_data(config, "test" if config.split == "test" else "validate")
     task = build_task(config, data.info)
     progress = (config.callbacks or {}).get("progress")
     trainer = build_trainer(config, [Pictures(run_dir=str(run_dir)), *build_group({"progress": progress})], [])
