@@ -56,6 +56,8 @@ class ClassificationData(pl.LightningDataModule):
     augment: of training pictures; {} or None: default_augment.
     """
 
+    tasks = ("classification",)  # what its labels are for; the composition check refuses other tasks
+
     def __init__(
         self,
         *,
