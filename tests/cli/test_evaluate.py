@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +11,10 @@ import torch
 from PIL import Image
 
 from vantage.cli import main
-from vantage.cli.run_dir import SHARED
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+from .launching import launch
+
 SHORT = ["model=vit", "attention=softmax", "logger=csv", "trainer.max_epochs=2", "+trainer.limit_train_batches=4"]
-
-
-def launch(command: str, *overrides: str) -> dict[str, float] | int:
-    """What `python <command>.py <overrides>` does, in this process: its numbers, or the exit code of a failure."""
-    runner, numbers = main.default_runner(command), {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [f"{command}.py", *overrides])
-        patch.delenv(SHARED, raising=False)
-        with pytest.raises(SystemExit) as end:
-            main.main(command, CONFIGS, lambda cfg, directory: numbers.update(runner(cfg, directory)))
-    return end.value.code or numbers
 
 
 def evaluate(directory: Path, *overrides: str) -> dict[str, float] | int:

@@ -5,7 +5,7 @@ import logging
 import time
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import seed_everything
 
 from vantage.cli.build import build_data, build_group, build_task, build_trainer
@@ -35,6 +35,9 @@ def fit_and_test(config: DictConfig, run_dir: Path) -> tuple[dict[str, float], b
     data = build_data(config)
     task = build_task(config, data.info)
     trainer = build_trainer(config, build_group(config.callbacks), build_group(config.logger))
+
+    for each in trainer.loggers:
+        each.log_hyperparams(OmegaConf.to_container(config, resolve=True))
 
     started = time.perf_counter()
     trainer.fit(task, datamodule=data, ckpt_path=config.resume)
