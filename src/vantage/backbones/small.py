@@ -1,7 +1,7 @@
 """Small variants for images of 32 to 64 px, registered with timm: `<family>_pico32` and `<family>_nano32`.
 
-About 0.2M and 0.8M parameters, no pretrained weights. Families whose stem can keep the resolution see maps of 16x16
-and 8x8 at 32x32 input, as on smaller maps there is little left for attention to do; DaViT and PVT v2 start at 8x8.
+About 0.2M and 0.7M to 0.9M parameters, no pretrained weights. Swin, Twins and ResNet see maps of 16x16 and 8x8 at
+32x32 input; MaxViT's, DaViT's and PVT v2's start at 8x8, which trains faster.
 timm calls an entry point with keywords of its own choosing, hence the `**kwargs` here.
 """
 
@@ -69,15 +69,14 @@ def _maxvit(name: str, cfg: MaxxVitCfg, pretrained: bool, stem_stride: int, **kw
     return net
 
 
-def _maxvit_cfg(embed_dim: tuple[int, ...], stem_width: tuple[int, int]) -> MaxxVitCfg:
+def _maxvit_cfg(embed_dim: tuple[int, ...], stem_width: tuple[int, int], conv_cfg: MaxxVitConvCfg) -> MaxxVitCfg:
     stages = len(embed_dim)
     return MaxxVitCfg(
         embed_dim=embed_dim,
         depths=(1,) * stages,
         block_type=("M",) * stages,
         stem_width=stem_width,
-        # expanding the input's channels rather than the output's is what makes the strided blocks cheap
-        conv_cfg=MaxxVitConvCfg(expand_output=False, output_bias=False, attn_ratio=1 / 16, act_layer="silu"),
+        conv_cfg=conv_cfg,
         transformer_cfg=MaxxVitTransformerCfg(head_first=False, dim_head=16, window_size=(4, 4)),
     )
 
@@ -85,14 +84,16 @@ def _maxvit_cfg(embed_dim: tuple[int, ...], stem_width: tuple[int, int]) -> Maxx
 @register_model
 def maxvit_pico32(pretrained: bool = False, **kwargs) -> MaxxVit:
     """Maps of 8x8 and 4x4 at 32x32 input: the fastest of all, for digits."""
-    cfg = _maxvit_cfg(embed_dim=(32, 64), stem_width=(24, 32))
+    # expanding the input's channels rather than the output's makes the strided blocks cheap
+    conv = MaxxVitConvCfg(expand_output=False, output_bias=False, attn_ratio=1 / 16, act_layer="silu")
+    cfg = _maxvit_cfg(embed_dim=(32, 64), stem_width=(24, 32), conv_cfg=conv)
     return _maxvit("maxvit_pico32", cfg, pretrained, stem_stride=2, **kwargs)
 
 
 @register_model
 def maxvit_nano32(pretrained: bool = False, **kwargs) -> MaxxVit:
     """Maps of 8x8 and 4x4 at 32x32 input."""
-    cfg = _maxvit_cfg(embed_dim=(80, 144), stem_width=(24, 48))
+    cfg = _maxvit_cfg(embed_dim=(64, 128), stem_width=(32, 64), conv_cfg=MaxxVitConvCfg())
     return _maxvit("maxvit_nano32", cfg, pretrained, stem_stride=2, **kwargs)
 
 
