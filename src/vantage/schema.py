@@ -48,7 +48,7 @@ class EvalRoot(TrainRoot):
     run: str | None
     checkpoint: str | None
     predict: str | None
-    split: Literal["train", "val", "test"]
+    split: Literal["val", "test"]
     benchmark: bool
     benchmark_batch_sizes: list[int]
 

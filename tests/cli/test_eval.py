@@ -92,7 +92,7 @@ REFUSED = {
     "run=trained trainer.max_epochs=ten": "'trainer.max_epochs' (command line: trainer.max_epochs=ten) is 'ten'; it "
     "must be int or null",
     "run=trained attention=hillo": "unknown attention 'hillo' (command line: attention=hillo); did you mean 'hilo'?",
-    "run=trained split=tst": "'split' (command line: split=tst) is 'tst'; it must be one of 'train', 'val', 'test'",
+    "run=trained split=tst": "'split' (command line: split=tst) is 'tst'; it must be one of 'val', 'test'",
     "run=trained experiment=x": "'experiment=x' cannot be put on top of a run; override single keys or groups",
     "run=trained data=boxes data.root=/b": "data=boxes cannot feed task=classification: its labels are for "
     "rotated_detection; leave data out to get a data set for classification, or use task=rotated_detection",

@@ -63,8 +63,8 @@ def test_the_validation_split(trained, tmp_path, capsys):
     result = evaluate(tmp_path / "eval", f"checkpoint={directory / 'checkpoints' / 'last.ckpt'}", "split=val")
     assert set(result) == {f"val/{key}" for key in ("loss", "acc1", "acc5", "mean_class_acc", "ece")}
     assert (tmp_path / "eval" / "pictures" / "confusion_matrix_val.png").is_file()
-    assert evaluate(tmp_path / "other", f"run={directory}", "split=train") == main.FAILED
-    assert "split=train is augmented" in capsys.readouterr().err
+    assert evaluate(tmp_path / "other", f"run={directory}", "split=train") == main.REFUSED
+    assert "split=train) is 'train'; it must be one of 'val', 'test'" in capsys.readouterr().err
 
 
 def test_predict_a_folder_with_broken_files(trained, tmp_path, capsys):

@@ -9,6 +9,7 @@ vantage.ops.neighborhood_attention. `attn_drop` must stay 0: fused backends do n
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor
 
@@ -30,11 +31,11 @@ class Neighborhood(MultiHead):
         num_heads: int,
         *,
         kernel_size: int | Sequence[int] = 7,
-        dilation: int | Sequence[int] | str = 1,
+        dilation: int | Sequence[int] | Literal["span"] = 1,
         stride: int | Sequence[int] = 1,
         is_causal: bool | Sequence[bool] = False,
         clamp: bool = True,
-        backend: str = "auto",
+        backend: Literal["auto", "reference", "tiled"] = "auto",
         qkv_bias: bool = True,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,

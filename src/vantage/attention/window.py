@@ -11,6 +11,7 @@ and the map is padded before it is rolled, which keeps windows apart also on map
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class Window(Grouped):
         num_heads: int,
         *,
         window_size: int | Sequence[int] = 7,
-        shift: int | Sequence[int] | str = 0,
+        shift: int | Sequence[int] | Literal["half"] = 0,
         clamp: bool = True,
         qkv_bias: bool = True,
         attn_drop: float = 0.0,

@@ -77,12 +77,12 @@ def describe(annotation: Any) -> str:
     kind = origin or annotation
     if not isinstance(kind, type):
         return str(annotation)
-    if arguments and issubclass(kind, (list, tuple)):
+    if arguments and issubclass(kind, Sequence):
         inner = " and ".join(dict.fromkeys(describe(item) for item in arguments if item is not Ellipsis))
         return f"list of {inner}"
     if issubclass(kind, Mapping):
         return "mapping"
-    return {bool: "bool (true or false)", tuple: "list"}.get(kind, kind.__name__)
+    return {bool: "bool (true or false)", tuple: "list", Sequence: "list"}.get(kind, kind.__name__)
 
 
 def hints_of(function: Any) -> dict[str, Any]:

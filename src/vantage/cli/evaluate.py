@@ -53,8 +53,6 @@ def run_evaluation(config: DictConfig, run_dir: Path) -> dict[str, float]:
 
 def test(config: DictConfig, checkpoint: Path, run_dir: Path) -> dict[str, float]:
     """The same data, batches, precision and Trainer as in training, so the same numbers to the last digit."""
-    if config.split == "train":
-        raise ValueError("split=train is augmented and shuffled, which is no evaluation; use split=test or split=val")
     data = build_data(config, "test" if config.split == "test" else "validate")
     task = build_task(config, data.info)
     progress = (config.callbacks or {}).get("progress")
