@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vantage.data.digits import Digits
+from vantage.data.images import as_evaluated
 from vantage.data.info import DataInfo
-from vantage.tasks.classification.predict import as_evaluated, draw_sheets, find_files, predict_files
+from vantage.tasks.classification.predict import draw_sheets, find_files, predict_files
 
 INFO = DataInfo(3, ["red", "green", "blue"], 3, (8, 12), [0.5] * 3, [0.25] * 3)
 
@@ -92,15 +92,6 @@ def test_nothing_readable_is_no_prediction(folder):
     result = predict_files(Colour(), [folder / "notes.txt", folder / "empty.jpg"], transform, batch_size=4)
     assert not result.made
     assert len(result.failed) == 2
-
-
-def test_files_are_prepared_as_the_data_set_prepares_its_own(tmp_path):
-    data = Digits(image_size=[24, 32], center_crop=0.875)
-    data.setup("test")
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 41), np.uint8))
-    prepared = as_evaluated(image, data.info, center_crop=data.center_crop, interpolation=data.interpolation)
-    assert prepared.shape == (1, 24, 32)
-    assert torch.equal(prepared, data.predict_transform()(image))
 
 
 def test_sheets_show_every_file_with_its_class(folder):

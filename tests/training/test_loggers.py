@@ -109,11 +109,12 @@ def test_offline_opens_no_network_connection_and_closes_its_runs(tmp_path):
     directories = sorted(path.name for path in (tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert sorted(name.rsplit("-", 1)[1] for name in directories) == sorted(ids)
     assert "WARNING" not in done.stderr
-    if command[0] == "strace":
-        calls = trace.read_text()
-        assert "AF_UNIX" in calls  # the trace works: the service is reached over a socket
-        outside = [line for line in calls.splitlines() if re.search(r"sa_family=AF_INET6?\b", line)]
-        assert [line for line in outside if "127.0.0.1" not in line and '"::1"' not in line] == []
+    if command[0] != "strace":
+        pytest.skip("the run is right, but without strace nobody watched its network calls")
+    calls = trace.read_text()
+    assert "AF_UNIX" in calls  # the trace works: the service is reached over a socket
+    outside = [line for line in calls.splitlines() if re.search(r"sa_family=AF_INET6?\b", line)]
+    assert [line for line in outside if "127.0.0.1" not in line and '"::1"' not in line] == []
 
 
 def test_error_reporting_is_off_before_wandb_is_imported():

@@ -17,9 +17,10 @@ from vantage.analysis.benchmark import benchmark, benchmark_table, precision_con
 from vantage.analysis.figures import save
 from vantage.cli.build import build_data, build_group, build_task, build_trainer, load_run
 from vantage.cli.table import print_metrics, print_run_dir
+from vantage.data.images import as_evaluated
 from vantage.data.info import DataInfo
 from vantage.tasks.base import Task
-from vantage.tasks.classification.predict import as_evaluated, draw_sheets, find_files, predict_files
+from vantage.tasks.classification.predict import draw_sheets, find_files, predict_files
 from vantage.training.pictures import Pictures
 
 logger = logging.getLogger(__name__)

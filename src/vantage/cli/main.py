@@ -127,6 +127,9 @@ class Command:
             cfg.paths.run_dir = str(directory)
             for name in ("data_dir", "log_dir"):
                 cfg.paths[name] = os.path.abspath(cfg.paths[name])
+            root = OmegaConf.to_container(cfg.data, resolve=False).get("root")
+            if isinstance(root, str) and "${" not in root:
+                cfg.data.root = os.path.abspath(root)  # an evaluation may start from another folder
             cfg.launch = launched
         if environment.rank() == 0:
             run_dir.write_config(cfg, directory)

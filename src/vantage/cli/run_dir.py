@@ -65,10 +65,20 @@ def open_run_dir(cfg: DictConfig, command: str) -> Path:
         shared = os.environ.get(SHARED) or wanted
         if not shared:
             raise ConfigError(f"process {rank()} of a distributed launch has no run directory; give run_dir=PATH")
-        return Path(shared).resolve()
+        return joined(Path(shared))
     path = claim(Path(wanted)) if wanted else create(Path(cfg.paths.log_dir) / command)
     os.environ[SHARED] = str(path)
     return path
+
+
+def joined(path: Path, seconds: float = 120.0) -> Path:
+    """The directory of the first process, once that has written its config there."""
+    deadline = time.monotonic() + seconds
+    while not ((path / "config.yaml").is_file() and (path / "config.yaml").stat().st_size):
+        if time.monotonic() > deadline:
+            raise ConfigError(f"run_dir={path} was not made by the first process within {seconds:.0f} s")
+        time.sleep(0.1)
+    return path.resolve()
 
 
 def write_config(cfg: DictConfig, run_dir: Path) -> None:

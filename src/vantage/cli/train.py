@@ -45,6 +45,10 @@ def fit_and_test(config: DictConfig, run_dir: Path) -> tuple[dict[str, float], b
 
     metrics = {"time/fit_seconds": round(seconds, 2)}
     metrics.update(numbers(trainer.callback_metrics))
+    for callback in trainer.callbacks:
+        if isinstance(callback, checkpoints.BestAndLast) and callback.best is not None:
+            metrics["best/epoch"] = callback.best_epoch + 1  # val/* are those of the last epoch, test/* of this one
+            metrics[f"best/{callback.monitor}"] = callback.best
     if config.test and not trainer.fast_dev_run:
         tested = trainer.test(task, datamodule=data, ckpt_path=str(checkpoints.pick(run_dir)), verbose=False)
         if tested:

@@ -141,13 +141,14 @@ class EpochSampler(DistributedSampler):
 
 
 class Loader(DataLoader):
-    """A DataLoader that reports, at the end of an epoch, the bad samples that the epoch had to skip."""
+    """A DataLoader that reports, with the last batch of an epoch, the bad samples that the epoch had to skip."""
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in super().__iter__():
+        for number, batch in enumerate(super().__iter__(), 1):
+            if number == len(self):  # now: Lightning stops here and never asks for the end of the iteration
+                self.report_skipped()
             if batch is not None:
                 yield batch
-        self.report_skipped()
 
     def report_skipped(self) -> None:
         dataset = self.dataset

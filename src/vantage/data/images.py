@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from vantage.data.errors import DataError
+from vantage.data.info import DataInfo
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"})
 INTERPOLATIONS = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}
@@ -64,3 +65,8 @@ def fit(image: Tensor, size: tuple[int, int], center_crop: float = 1.0, interpol
     if resized != list(size):
         image = F.center_crop(image, list(size))
     return image
+
+
+def as_evaluated(image: Image.Image, info: DataInfo, *, center_crop: float, interpolation: str) -> Tensor:
+    """Any picture -> normalised (C, H, W), as the validation and test splits of the data are prepared."""
+    return info.normalize(fit(to_tensor(image, info.in_chans), info.image_size, center_crop, interpolation))

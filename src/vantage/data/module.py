@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as F
 from vantage.data.augment import Augment
 from vantage.data.dataset import EpochSampler, ImageDataset, Loader, as_batch
 from vantage.data.errors import DataError
-from vantage.data.images import INTERPOLATIONS, fit, read_image, to_tensor
+from vantage.data.images import INTERPOLATIONS, as_evaluated, fit, read_image
 from vantage.data.info import DataInfo
 from vantage.data.store import FileStore, MemoryStore, Store, decode_all, estimate_bytes, usable_cores
 
@@ -155,7 +155,7 @@ class ClassificationData(pl.LightningDataModule):
     def predict_transform(self) -> Callable[[Image.Image], Tensor]:
         """Any PIL picture -> the normalised (C, H, W) that evaluation would see."""
         return functools.partial(
-            _predict, info=self.info, center_crop=self.center_crop, interpolation=self.interpolation
+            as_evaluated, info=self.info, center_crop=self.center_crop, interpolation=self.interpolation
         )
 
     # ---- parts
@@ -285,10 +285,6 @@ def _is_light(dataset: ImageDataset) -> bool:
 def _decode(path: str, in_chans: int, size: tuple[int, int] | None, center_crop: float, interpolation: str) -> Tensor:
     image = read_image(path, in_chans)
     return image if size is None else fit(image, size, center_crop, interpolation)
-
-
-def _predict(image: Image.Image, info: DataInfo, center_crop: float, interpolation: str) -> Tensor:
-    return info.normalize(fit(to_tensor(image, info.in_chans), info.image_size, center_crop, interpolation))
 
 
 def _require(holds: bool, name: str, value: object, allowed: str) -> None:

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -92,6 +93,12 @@ class Task(pl.LightningModule):
         epochs = self.trainer.max_epochs
         steps_per_epoch = max(1, total_steps // epochs if epochs and epochs > 0 else total_steps)
         optimizer = self.optimizer_factory(self)
+        fused = getattr(optimizer, "_step_supports_amp_scaling", False)  # it unscales the gradients itself, too late
+        if fused and self.trainer.gradient_clip_val and str(self.trainer.precision).startswith("16"):
+            raise ValueError(
+                f"trainer.precision={self.trainer.precision} with trainer.gradient_clip_val would clip scaled "
+                "gradients in a fused optimizer; use optimizer.optimizer.fused=false or trainer.precision=bf16-mixed"
+            )
         scheduler = self.scheduler_factory(optimizer, total_steps, steps_per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -124,10 +131,17 @@ class Task(pl.LightningModule):
 
     def on_validation_start(self) -> None:
         self.meter.stop_clock()
+        self.synchronise_buffers(False)  # processes may validate different numbers of batches
 
     def on_validation_end(self) -> None:
+        self.synchronise_buffers(True)
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self.meter.start_clock()
+
+    def synchronise_buffers(self, enabled: bool) -> None:
+        """Whether a forward pass of distributed training waits for rank 0's buffers (running statistics)."""
+        if isinstance(self.trainer.model, DistributedDataParallel):
+            self.trainer.model.require_forward_param_sync = enabled
 
     def on_train_batch_end(self, outputs: dict[str, Tensor], batch: dict, batch_idx: int) -> None:
         step = self.trainer.global_step

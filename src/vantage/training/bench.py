@@ -15,6 +15,7 @@ import argparse
 import logging
 import os
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -27,7 +28,7 @@ environment.prepare()  # before torch is imported: its thread pool reads the set
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch.nn import functional as F
 
 from vantage.cli.build import build_data, build_group, build_task, build_trainer
@@ -105,6 +106,18 @@ def compose_bench(overrides: list[str], steps: int) -> DictConfig:
         return compose(loader, "train", [*cut, *overrides])[0]
 
 
+BARE = {"trainer.precision": "32-true", "trainer.accumulate_grad_batches": 1, "task.mixup_alpha": 0.0,
+        "task.cutmix_alpha": 0.0, "channels_last": False, "compile": False}  # fmt: skip
+
+
+def refuse(config: DictConfig) -> None:
+    """Ends the bench if the bare loop would not do the same work as ours."""
+    for key, value in BARE.items():
+        given = OmegaConf.select(config, key)
+        if given != value:
+            sys.exit(f"error: the bare loop of the bench knows only {key}={value}, not {given}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m vantage.training.bench", description=__doc__.splitlines()[0])
     parser.add_argument("overrides", nargs="*", help="overrides of the training config, as for train.py")
@@ -114,6 +127,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     config = compose_bench(arguments.overrides, arguments.steps)
+    refuse(config)
     load = os.getloadavg()[0]
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)

@@ -16,8 +16,8 @@ class NonFiniteLossError(RuntimeError):
 class NaNGuard(pl.Callback):
     """Checks the loss of every batch, also of those whose gradients are only accumulated.
 
-    The batch is written to DIRECTORY/nan_batch.pt: {"batch", "loss", "step", "epoch", "batch_idx", "lr",
-    "gradient_norm"}, readable with torch.load(weights_only=True).
+    The batch, as the loader gave it (before mixup and cutmix), goes to DIRECTORY/nan_batch.pt: {"batch", "loss",
+    "step", "epoch", "batch_idx", "lr", "gradient_norm"}, readable with torch.load(weights_only=True).
     On a GPU the flag travels while the backward pass runs, so that looking at it does not drain the queue.
     """
 
@@ -50,7 +50,10 @@ class NaNGuard(pl.Callback):
         gradients = [parameter.grad for parameter in task.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients).item() if gradients else 0.0
         lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
-        loss = self._loss.item() * trainer.accumulate_grad_batches  # Lightning has divided it
+        scaler = getattr(trainer.precision_plugin, "scaler", None)  # float16: loss and gradients carry its scale
+        scale = scaler.get_scale() if scaler is not None else 1.0
+        norm /= scale
+        loss = self._loss.item() * trainer.accumulate_grad_batches / scale  # Lightning has divided it
         name = "nan_batch.pt" if trainer.world_size == 1 else f"nan_batch_rank{trainer.global_rank}.pt"
         path = Path(self.directory) / name
         path.parent.mkdir(parents=True, exist_ok=True)

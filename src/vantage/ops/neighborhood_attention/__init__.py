@@ -3,6 +3,7 @@
 Papers: Neighborhood Attention Transformer (Hassani et al., 2022), arXiv:2204.07143; dilation: arXiv:2209.15001;
     strides and causal axes: Generalized Neighborhood Attention (2025), arXiv:2504.16922.
     out_i = sum_{j in window(i)} softmax_j(scale * q_i . k_j + bias[j - i]) v_j
+Both backends are plain PyTorch, differentiated by autograd, so none needs to be a registered op.
 `windows.py` states the border rule, `reference.py` is the definition, `tiled.py` the portable fast path.
 """
 

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vantage.data.images import fit, to_tensor
 from vantage.data.info import DataInfo
 from vantage.tasks.classification.pictures import draw_attention_of, draw_predictions, to_pictures
 
@@ -67,11 +66,6 @@ def find_files(source: Path | str) -> list[Path]:
     if not files:
         raise FileNotFoundError(f"predict={source} is a folder without files; give an image file or a folder of them")
     return files
-
-
-def as_evaluated(image: Image.Image, info: DataInfo, *, center_crop: float, interpolation: str) -> Tensor:
-    """Any picture -> normalised (C, H, W), as the validation and test splits of the data are prepared."""
-    return info.normalize(fit(to_tensor(image, info.in_chans), info.image_size, center_crop, interpolation))
 
 
 def read(file: Path, transform: Callable[[Image.Image], Tensor]) -> Tensor | str:
