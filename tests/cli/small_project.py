@@ -32,6 +32,7 @@ CONFIGS = {
     "scheduler/one_cycle": "_target_: fakes.Factory\n",
     "trainer/default": "_target_: fakes.Trainer\nmax_epochs: 3\naccelerator: cpu\n",
     "callbacks/default": "saver: {_target_: fakes.Callback, folder: '${paths.run_dir}/checkpoints', every: 1}\n",
+    "callbacks/ema": "ema: {_target_: fakes.Callback, folder: '${paths.run_dir}/checkpoints', every: 1}\n",
     "callbacks/more": "stopper: {_target_: fakes.Callback, folder: x}\n",
     "logger/wandb": "csv: {_target_: fakes.Callback, folder: '${paths.run_dir}'}\n",
     "logger/none": "{}\n",

@@ -89,7 +89,7 @@ MISTAKES = {
     "~callbacks.saver.folder": "'callbacks.saver.folder' is missing: fakes.Callback needs it; give "
     "+callbacks.saver.folder=...",
     "callbacks.saver=1": "'callbacks.saver' (command line: callbacks.saver=1) describes no object: an entry of "
-    "callbacks is a mapping with a _target_, or null",
+    "callbacks is a mapping with a _target_, or null; entries: ema",
     "model._target_=fakes.Modle": "'model._target_' (command line: model._target_=fakes.Modle) is 'fakes.Modle', which "
     "cannot be imported: fakes has no 'Modle'; did you mean 'Model'?",
     "model._target_=fakse.Model": "'model._target_' (command line: model._target_=fakse.Model) is 'fakse.Model', which "

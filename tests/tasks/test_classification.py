@@ -179,7 +179,7 @@ def make_task(backbone=None, num_classes=8, **options):
         data=info(num_classes),
         optimizer=OptimizerFactory(lr=0.1, weight_decay=0.0, optimizer=torch.optim.SGD),
         scheduler=Constant(),
-        **options,
+        **{"label_smoothing": 0.0, **options},
     )
 
 

@@ -97,7 +97,7 @@ def make_task(backbone=TinyBackbone, *, optimizer=None, scheduler=None, **option
         data=INFO,
         optimizer=optimizer or adamw(),
         scheduler=scheduler or OneCycle(),
-        **options,
+        **{"label_smoothing": 0.0, **options},
     )
 
 

@@ -38,7 +38,7 @@ class Classification(Task):
         data: DataInfo,
         optimizer: OptimizerFactory,
         scheduler: Callable[[Optimizer, int, int], LRScheduler],
-        label_smoothing: float = 0.0,
+        label_smoothing: float = 0.1,
         mixup_alpha: float = 0.0,
         cutmix_alpha: float = 0.0,
         mix_probability: float = 1.0,
