@@ -4,7 +4,8 @@ import os
 
 DEFAULTS = {
     # How long threads spin for the next operator before they sleep. For ever takes the cores that loader workers
-    # need; not at all pays for waking them up at every operator (a third of a small model's step, measured).
+    # need; not at all pays for waking them up at every operator (a fifth to a third of a small
+    # model's step in a noisy measurement on two cores).
     "GOMP_SPINCOUNT": "10000",
     "KMP_BLOCKTIME": "1",
     # Hydra re-raises its typed errors instead of printing them, so that they can be told in one sentence.
