@@ -17,7 +17,7 @@ from torch import Tensor
 from vantage.ops.neighborhood_attention import reference, tiled
 from vantage.ops.neighborhood_attention.windows import Axis
 
-BACKENDS = {"reference": reference.attend, "tiled": tiled.attend}
+BACKENDS = {"reference": lambda *args: reference.attend(*args)[0], "tiled": tiled.attend}
 
 log = logging.getLogger(__name__)
 

@@ -24,15 +24,23 @@ def neighbors(axes: tuple[Axis, ...], device: torch.device) -> tuple[Tensor, Ten
     return flat_positions(lengths, *keys), outer(torch.logical_and, *valid), flat_positions(spans, *offsets)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, ...], scale: float, bias: Tensor | None) -> Tensor:
-    """q, k, v (B, *lengths, heads, d) -> (B, *lengths, heads, d); bias (heads, *(2 * kernel - 1)) or None."""
+def unavailable(q: Tensor, axes: tuple[Axis, ...]) -> None:
+    return None
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, ...], scale: float, bias: Tensor | None, return_lse: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """q, k, v (B, *lengths, heads, d), bias (heads, *(2 * kernel - 1)) or None
+    -> out (B, *lengths, heads, d) and, if asked for, lse (B, *lengths, heads) of at least float32."""
     key_index, is_key, bias_index = neighbors(axes, q.device)
     q, k, v = (t.flatten(1, len(axes)) for t in (q, k, v))  # (B, N, heads, d)
     logits = torch.einsum("bnhd,bnkhd->bhnk", q * scale, k[:, key_index])
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if bias is not None:
         logits = logits + bias.flatten(1)[:, bias_index].to(logits.dtype)
     logits = logits.masked_fill(~is_key, float("-inf"))
-    precise = torch.promote_types(logits.dtype, torch.float32)
-    weights = logits.softmax(-1, dtype=precise).to(v.dtype)
-    out = torch.einsum("bhnk,bnkhd->bnhd", weights, v[:, key_index])
-    return out.unflatten(1, tuple(axis.length for axis in axes))
+    out = torch.einsum("bhnk,bnkhd->bnhd", logits.softmax(-1).to(v.dtype), v[:, key_index])
+    lengths = tuple(axis.length for axis in axes)
+    lse = logits.logsumexp(-1).transpose(1, 2).unflatten(1, lengths) if return_lse else None  # (B, *lengths, heads)
+    return out.unflatten(1, lengths), lse
