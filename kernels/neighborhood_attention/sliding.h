@@ -1,0 +1,280 @@
+// Building blocks of the fast path (no stride, no causal axis), vectorised across neighbouring queries of a map row.
+//
+// A map row is packed as [dim][column]; lane x of a vector is the query at column x, and its key at column offset o lies
+// in the same lane of the vector loaded o columns further on. So neither scores nor outputs need a horizontal sum.
+// Columns of keys are continued over the border (see `continued`), rows are redirected by pointer.
+#pragma once
+
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+#include "geometry.h"
+#include "simd.h"
+
+namespace vantage {
+
+// Memory of one thread, kept between calls: fresh pages would cost more than the arithmetic on small maps
+class Scratch {
+ public:
+  ~Scratch() { std::free(data_); }
+  // Room for `count` floats, aligned to a cache line; forgets what was there
+  float* reserve(int64_t count) {
+    if (count > capacity_) {
+      std::free(data_);
+      capacity_ = 0;
+      data_ = static_cast<float*>(std::aligned_alloc(64, size_t(round_up(count * 4, 64))));
+      if (!data_) throw std::bad_alloc();
+      capacity_ = count;
+    }
+    return data_;
+  }
+  // Gives back what only a rare large call needs
+  void trim() {
+    if (capacity_ > kKept) {
+      std::free(data_);
+      data_ = nullptr;
+      capacity_ = 0;
+    }
+  }
+  static Scratch& of_thread() {
+    static thread_local Scratch scratch;
+    return scratch;
+  }
+
+ private:
+  static constexpr int64_t kKept = int64_t(16) << 20;  // floats
+  float* data_ = nullptr;
+  int64_t capacity_ = 0;
+};
+
+// Rows whose distance is a multiple of a large power of two fall into few sets of the cache: keep it an odd number of lines
+static inline int64_t leading_dim(int64_t columns) {
+  const int64_t lines = round_up(columns, 16) / 16;
+  return (lines % 2 ? lines : lines + 1) * 16;
+}
+
+// Layout of the packed maps of a unit
+struct Layout {
+  int64_t kt, kh, kw, volume;  // kernel sizes and their product
+  int64_t vectors;             // vectors of queries per row
+  int64_t key_vectors;         // vectors of continued key columns per row
+  int64_t key_ld;              // of packed keys and values
+  int64_t guard;               // zero columns left of packed queries and probabilities in the backward pass
+  int64_t guarded_ld;          // of those
+  int64_t dim, padded_dim;
+
+  // Sizes hold for the longest residue class
+  explicit Layout(const Shape& shape) {
+    kt = shape.axes[0].kernel, kh = shape.axes[1].kernel, kw = shape.axes[2].kernel;
+    volume = kt * kh * kw;
+    const int64_t width = shape.axes[2].class_length(0);
+    vectors = round_up(width, kLanes) / kLanes;
+    key_vectors = round_up(width + kw - 1, kLanes) / kLanes;
+    key_ld = leading_dim(std::max(vectors * kLanes + kw - 1, key_vectors * kLanes));
+    guard = round_up(kw - 1, 16);
+    guarded_ld = leading_dim(guard + key_vectors * kLanes);
+    dim = shape.dim;
+    padded_dim = round_up(dim, 4);
+  }
+};
+
+// src (columns, dim) with `step` elements between columns -> dst[d * ld + column] = factor * src, zeros to a full vector
+template <typename T>
+static void pack_row(const T* src, int64_t step, int64_t columns, const Layout& layout, float factor, float* dst,
+                     int64_t ld) {
+  for (int64_t x = 0; x < layout.vectors * kLanes; x += kLanes) {
+    const int64_t count = std::min<int64_t>(std::max<int64_t>(columns - x, 0), kLanes);
+    for (int64_t d = 0; d < layout.dim; d += kLanes) {
+      const int64_t dims = std::min<int64_t>(layout.dim - d, kLanes);
+      Vec block[kLanes];
+      for (int64_t i = 0; i < kLanes; ++i) block[i] = i < count ? load_part(src + (x + i) * step + d, dims) : Vec{};
+      transpose(block);
+      for (int64_t i = 0; i < dims; ++i) store(dst + (d + i) * ld + x, block[i] * factor);
+    }
+  }
+  for (int64_t d = layout.dim; d < layout.padded_dim; ++d)
+    std::memset(dst + d * ld, 0, size_t(layout.vectors * kLanes) * 4);
+}
+
+// A row of keys or values: packed at column `left`, then continued over both borders, then finite to the end
+template <typename T>
+static void pack_key_row(const T* src, int64_t step, int64_t columns, const Layout& layout, float* dst) {
+  const int64_t left = layout.kw / 2, right = layout.kw - 1 - left, ld = layout.key_ld;
+  pack_row(src, step, columns, layout, 1.0f, dst + left, ld);
+  for (int64_t d = 0; d < layout.padded_dim; ++d) {
+    float* row = dst + d * ld;
+    for (int64_t c = 0; c < left; ++c) row[c] = row[c + layout.kw];
+    for (int64_t c = left + columns; c < left + columns + right; ++c) row[c] = row[c - layout.kw];
+    for (int64_t c = std::max(left + columns + right, left + layout.vectors * kLanes); c < ld; ++c) row[c] = 0.0f;
+  }
+}
+
+// [dim][lane] -> rows of T: out[lane * step + d], `count` lanes
+template <typename T>
+static void unpack(const float* src, int64_t ld, int64_t count, int64_t dim, Vec factor, T* out, int64_t step) {
+  for (int64_t d = 0; d < dim; d += kLanes) {
+    const int64_t dims = std::min<int64_t>(dim - d, kLanes);
+    Vec block[kLanes];
+    for (int64_t i = 0; i < kLanes; ++i) block[i] = i < dims ? load(src + (d + i) * ld) * factor : Vec{};
+    transpose(block);
+    for (int64_t i = 0; i < count; ++i) store_part(out + i * step + d, block[i], dims);
+  }
+}
+
+// scores[r][o] = sum_d q[r][d] * key[d][o]: R query rows by O column offsets in registers
+template <int R, int O>
+static void score_block(const float* q, int64_t q_row, int64_t q_ld, const float* key, int64_t key_ld, int64_t dim,
+                        float* scores, int64_t score_row, int64_t score_offset) {
+  Vec acc[R][O];
+#pragma GCC unroll 3
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int o = 0; o < O; ++o) acc[r][o] = Vec{};
+  for (int64_t d = 0; d < dim; ++d) {
+    Vec query[R];
+#pragma GCC unroll 3
+    for (int r = 0; r < R; ++r) query[r] = load(q + r * q_row + d * q_ld);
+#pragma GCC unroll 8
+    for (int o = 0; o < O; ++o) {
+      const Vec k = load(key + d * key_ld + o);
+#pragma GCC unroll 3
+      for (int r = 0; r < R; ++r) acc[r][o] += query[r] * k;
+    }
+  }
+#pragma GCC unroll 3
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int o = 0; o < O; ++o) store(scores + r * score_row + o * score_offset, acc[r][o]);
+}
+
+// acc[r][d] += sum_i sum_o weights[r][i][o] * rows[i][d][column + o * step]: R rows by D dims in registers
+struct MixArguments {
+  const float* weights;
+  int64_t weight_row, weight_outer, weight_offset;  // strides along r, i, o
+  const float* const* rows;
+  int64_t outer, offsets;
+  int64_t column, ld, step;
+  float* const* acc;
+  int64_t acc_column, acc_ld;
+};
+template <int R, int D>
+static void mix_block(const MixArguments& a, int64_t d0) {
+  Vec acc[R][D];
+#pragma GCC unroll 3
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int d = 0; d < D; ++d) acc[r][d] = load(a.acc[r] + (d0 + d) * a.acc_ld + a.acc_column);
+  for (int64_t i = 0; i < a.outer; ++i) {
+    const float* weight = a.weights + i * a.weight_outer;
+    const float* value = a.rows[i] + d0 * a.ld + a.column;
+    for (int64_t o = 0; o < a.offsets; ++o) {
+      Vec w[R];
+#pragma GCC unroll 3
+      for (int r = 0; r < R; ++r) w[r] = load(weight + r * a.weight_row);
+#pragma GCC unroll 8
+      for (int d = 0; d < D; ++d) {
+        const Vec v = load(value + d * a.ld);
+#pragma GCC unroll 3
+        for (int r = 0; r < R; ++r) acc[r][d] += w[r] * v;
+      }
+      weight += a.weight_offset;
+      value += a.step;
+    }
+  }
+#pragma GCC unroll 3
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int d = 0; d < D; ++d) store(a.acc[r] + (d0 + d) * a.acc_ld + a.acc_column, acc[r][d]);
+}
+
+template <int R>
+static void mix_rows(const MixArguments& a, int64_t dim) {
+  constexpr int wide = kLanes == 16 ? 8 : 4;
+  int64_t d = 0;
+  for (; d + wide <= dim; d += wide) mix_block<R, wide>(a, d);
+  for (; d < dim; d += 4) mix_block<R, 4>(a, d);  // dim is padded to a multiple of 4
+}
+static inline void mix(int64_t rows, const MixArguments& a, int64_t dim) {
+  if (rows == 1) return mix_rows<1>(a, dim);
+  if (rows == 2) return mix_rows<2>(a, dim);
+  if constexpr (kMaxRows >= 3) mix_rows<3>(a, dim);
+}
+
+template <int R, int O>
+static void score_row(int64_t width, const float* q, int64_t q_row, int64_t q_ld, const float* key, int64_t key_ld,
+                      int64_t dim, float* scores, int64_t score_stride, int64_t score_offset) {
+  if constexpr (O > 1) {
+    if (width < O)
+      return score_row<R, O - 1>(width, q, q_row, q_ld, key, key_ld, dim, scores, score_stride, score_offset);
+  }
+  score_block<R, O>(q, q_row, q_ld, key, key_ld, dim, scores, score_stride, score_offset);
+}
+
+// All `kw` offsets of one key row for `rows` query rows, in blocks of nearly equal size
+static inline void score(int64_t rows, int64_t kw, const float* q, int64_t q_row, int64_t q_ld, const float* key,
+                         int64_t key_ld, int64_t dim, float* scores, int64_t score_stride, int64_t score_offset) {
+  const int64_t blocks = (kw + kMaxOffsets - 1) / kMaxOffsets;
+  for (int64_t b = 0, o = 0; b < blocks; ++b) {
+    const int64_t width = (kw - o) / (blocks - b);
+    float* out = scores + o * score_offset;
+    if (rows == 1)
+      score_row<1, kMaxOffsets>(width, q, q_row, q_ld, key + o, key_ld, dim, out, score_stride, score_offset);
+    else if (rows == 2)
+      score_row<2, kMaxOffsets>(width, q, q_row, q_ld, key + o, key_ld, dim, out, score_stride, score_offset);
+    else if constexpr (kMaxRows >= 3)
+      score_row<3, kMaxOffsets>(width, q, q_row, q_ld, key + o, key_ld, dim, out, score_stride, score_offset);
+    o += width;
+  }
+}
+
+// Key rows p = 0 .. kh + rows - 2 of `rows` neighbouring query rows; row r sees p = r .. r + kh - 1.
+// Calls f(first row, number of rows, first p, number of p) for runs of p that the same rows see.
+template <typename F>
+static void for_each_run(int64_t rows, int64_t kh, F f) {
+  for (int64_t p = 0; p < kh + rows - 1;) {
+    const int64_t first = std::max<int64_t>(0, p - kh + 1), last = std::min(rows - 1, p);
+    int64_t end = p + 1;
+    while (end < kh + rows - 1 && std::max<int64_t>(0, end - kh + 1) == first && std::min(rows - 1, end) == last) ++end;
+    f(first, last - first + 1, p, end - p);
+    p = end;
+  }
+}
+
+// The bias table of a head, one vector per (row of the table, column offset, vector of queries), in units of log 2.
+// Of queries near a border the continued columns stand for other offsets.
+static inline int64_t bias_column(int64_t x, int64_t offset, int64_t width, int64_t kw) {
+  const int64_t key = continued(x + offset - kw / 2, width, kw);
+  return key - x + kw - 1;
+}
+static inline void expand_bias(const float* table, const Shape& shape, int64_t width, const Layout& layout, float factor,
+                               float* expanded) {
+  const int64_t columns = shape.table_columns(), lanes = layout.vectors * kLanes;
+  for (int64_t row = 0; row < shape.table_rows(); ++row)
+    for (int64_t o = 0; o < layout.kw; ++o)
+      for (int64_t x = 0; x < lanes; ++x)
+        expanded[(row * layout.kw + o) * lanes + x] =
+            x < width ? table[row * columns + bias_column(x, o, width, layout.kw)] * factor : 0.0f;
+}
+
+// Row of the bias table for query row (t, y) and window offsets (ot, oy)
+static inline int64_t bias_row(const Shape& shape, const Unit& unit, int64_t t, int64_t y, int64_t ot, int64_t oy) {
+  const Axis &at = shape.axes[0], &ay = shape.axes[1];
+  const int64_t dt = continued(t + ot - at.left(), unit.n[0], at.kernel) - t + at.kernel - 1;
+  const int64_t dy = continued(y + oy - ay.left(), unit.n[1], ay.kernel) - y + ay.kernel - 1;
+  return dt * (2 * ay.kernel - 1) + dy;
+}
+
+// How a call is cut into tasks: each unit's row groups (up to `rows` query rows of one frame) into `chunks` ranges
+struct Split {
+  int64_t units, chunks;
+
+  Split(const Shape& shape, int64_t rows, int64_t threads) {
+    units = Unit::count(shape);
+    const int64_t groups = shape.axes[0].class_length(0) * ((shape.axes[1].class_length(0) + rows - 1) / rows);
+    const int64_t wanted = units >= 2 * threads ? 1 : (4 * threads + units - 1) / units;
+    chunks = threads == 1 ? 1 : std::max<int64_t>(1, std::min(wanted, groups / 2));
+  }
+};
+
+}  // namespace vantage
