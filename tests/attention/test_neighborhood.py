@@ -119,7 +119,7 @@ def test_clamp_logs_once_or_raises(caplog):
         ({"dilation": 0}, r"attention.dilation=0"),
         ({"kernel_size": (3, 3, 3)}, r"attention.kernel_size=\(3, 3, 3\)"),
         ({"kernel_size": 3, "stride": 4}, r"stride \(4, 4\) exceeds kernel_size \(3, 3\)"),
-        ({"backend": "magic"}, r"attention.backend='magic'; use auto, reference, tiled"),
+        ({"backend": "magic"}, r"attention.backend='magic'; use auto, native, triton, cuda, flex, tiled, reference"),
         ({"is_causal": "y"}, r"is_causal='y'"),
     ],
 )
@@ -143,3 +143,13 @@ def test_flops_equal_the_counter_of_the_reference_backend():
     with FlopCounterMode(display=False) as counter:
         module(torch.randn(1, 6, 7, 12))
     assert module.flops(6, 7) == counter.get_total_flops()
+
+
+def test_repr_shows_the_backend_in_use():
+    module = Neighborhood(12, 3, kernel_size=3)
+    assert module.extra_repr().endswith("backend=auto")
+    module.double()(torch.randn(1, 6, 7, 12, dtype=torch.float64))
+    assert module.extra_repr().endswith("backend=auto (tiled)")
+    named = Neighborhood(12, 3, kernel_size=3, backend="reference")
+    named(torch.randn(1, 6, 7, 12))
+    assert named.extra_repr().endswith("backend=reference")

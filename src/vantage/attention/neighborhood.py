@@ -11,11 +11,12 @@ vantage.ops.neighborhood_attention. `attn_drop` must stay 0: fused backends do n
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from vantage.attention.base import note, pair
 from vantage.attention.multihead import MultiHead, scores
-from vantage.ops.neighborhood_attention import BACKENDS, neighborhood_attention, per_axis
+from vantage.ops.neighborhood_attention import BACKENDS, neighborhood_attention, per_axis, resolve_backend
 from vantage.ops.neighborhood_attention.tiled import biased, dense_mask, dense_offsets
 from vantage.ops.neighborhood_attention.windows import Axis, count_pairs
 from vantage.position.base import Position
@@ -35,7 +36,7 @@ class Neighborhood(MultiHead):
         stride: int | Sequence[int] = 1,
         is_causal: bool | Sequence[bool] = False,
         clamp: bool = True,
-        backend: Literal["auto", "reference", "tiled"] = "auto",
+        backend: Literal["auto", "native", "triton", "cuda", "flex", "tiled", "reference"] = "auto",
         qkv_bias: bool = True,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
@@ -50,7 +51,7 @@ class Neighborhood(MultiHead):
         if isinstance(dilation, str) and dilation != "span":
             raise ValueError(f"attention.dilation={dilation!r}; use span, an integer or two of them (y, x)")
         if backend not in ("auto", *BACKENDS):
-            raise ValueError(f"attention.backend={backend!r}; use auto, {', '.join(sorted(BACKENDS))}")
+            raise ValueError(f"attention.backend={backend!r}; use auto, {', '.join(BACKENDS)}")
         self.kernel_size = pair(kernel_size, "attention.kernel_size")
         self.dilation = dilation if dilation == "span" else pair(dilation, "attention.dilation")
         self.stride = pair(stride, "attention.stride")
@@ -62,6 +63,7 @@ class Neighborhood(MultiHead):
         self.is_causal = per_axis(is_causal, 2, "is_causal", bool)
         self.clamp = clamp
         self.backend = backend
+        self.resolved_backend = None  # what the last call ran on, for extra_repr
         if position is not None:
             position.fit(self.kernel_size)
 
@@ -92,6 +94,8 @@ class Neighborhood(MultiHead):
     def forward(self, x: Tensor) -> Tensor:
         axes = self.axes(*x.shape[1:3])
         q, k, v = self.split(x)
+        if not torch.compiler.is_compiling():
+            self.resolved_backend = resolve_backend(self.backend, q, axes)
         out = neighborhood_attention(
             q,
             k,
@@ -136,7 +140,8 @@ class Neighborhood(MultiHead):
         return count_pairs(self.axes(height, width))
 
     def extra_repr(self) -> str:
+        resolved = f" ({self.resolved_backend})" if self.backend == "auto" and self.resolved_backend else ""
         return (
             f"kernel_size={self.kernel_size}, dilation={self.dilation}, stride={self.stride}, "
-            f"is_causal={self.is_causal}, backend={self.backend}"
+            f"is_causal={self.is_causal}, backend={self.backend}{resolved}"
         )

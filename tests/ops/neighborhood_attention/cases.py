@@ -4,10 +4,11 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 
-from vantage.ops.neighborhood_attention import reference
+from vantage.ops.neighborhood_attention import neighborhood_attention, reference, resolve_backend
 from vantage.ops.neighborhood_attention.windows import Axis
 
 LAYOUTS = ("contiguous", "qkv", "heads_first", "channels_first", "sliced")
@@ -208,3 +209,20 @@ def check(
     for (name, leaf), grad in zip(leaves.items(), grads):
         assert grad.dtype == leaf.dtype
         assert_near(f"gradient of {name}", grad, wanted.grads[name], relative)
+
+
+def through_op(backend: str) -> Callable:
+    """The public function with the signature of a backend module's attend; skips the test where it cannot run."""
+
+    def attend(q, k, v, axes, scale, bias):
+        try:
+            resolve_backend(backend, q, axes)
+        except RuntimeError as missing:
+            pytest.skip(str(missing))
+        _, kernel, dilation, stride, is_causal = zip(*axes)
+        window = {"dilation": dilation, "stride": stride, "is_causal": is_causal}
+        return neighborhood_attention(
+            q, k, v, kernel, **window, scale=scale, bias=bias, return_lse=True, backend=backend
+        )
+
+    return attend

@@ -117,27 +117,56 @@ def biased(mask: Tensor | None, bias: Tensor, index: Tensor, dtype: torch.dtype)
     return looked_up if mask is None else looked_up + mask
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, ...], scale: float, bias: Tensor | None) -> Tensor:
-    """q, k, v (B, *lengths, heads, d) -> (B, *lengths, heads, d); bias (heads, *(2 * kernel - 1)) or None."""
+def unavailable(q: Tensor, axes: tuple[Axis, ...]) -> None:
+    return None
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, ...], scale: float, bias: Tensor | None, return_lse: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """q, k, v (B, *lengths, heads, d), bias (heads, *(2 * kernel - 1)) or None
+    -> out (B, *lengths, heads, d) and, if asked for, lse (B, *lengths, heads) of at least float32."""
     lengths = q.shape[1:-2]
     q, k, v = (t.flatten(1, len(axes)).transpose(1, 2) for t in (q, k, v))  # (B, heads, N, d)
     bias = None if bias is None else bias.flatten(1)
     path = dense if prefers_dense(axes) else halo
-    return path(q, k, v, axes, scale, bias).transpose(1, 2).unflatten(1, lengths)
+    out, lse = path(q, k, v, axes, scale, bias, return_lse)
+    return tuple(t if t is None else t.transpose(1, 2).unflatten(1, lengths) for t in (out, lse))
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, ...], scale: float, bias: Tensor | None) -> Tensor:
-    mask = dense_mask(axes, q.device, q.dtype)
+def dense(q, k, v, axes: tuple[Axis, ...], scale: float, bias: Tensor | None, return_lse: bool):
+    """-> out (B, heads, N, d), lse (B, heads, N) or None."""
+    dtype = logits_dtype(q, return_lse)
+    mask = dense_mask(axes, q.device, dtype)
     if bias is not None:
-        mask = biased(None if mask is None else mask[0], bias, dense_offsets(axes, q.device), q.dtype)[:, None]
+        mask = biased(None if mask is None else mask[0], bias, dense_offsets(axes, q.device), dtype)[:, None]
     q, k, v = (t[:, :, None] for t in (q, k, v))  # one group: (B, heads, 1, N, d)
-    return grouped_attention(q, k, v, mask, scale=scale)[:, :, 0]
+    out, lse = masked_attention(q, k, v, mask, scale, return_lse)
+    return out[:, :, 0], None if lse is None else lse[:, :, 0]
 
 
-def halo(q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, ...], scale: float, bias: Tensor | None) -> Tensor:
-    query, key, mask, bias_index, slot = tile_plan(axes, tuple(map(tiling_of, axes)), q.device, q.dtype)
+def halo(q, k, v, axes: tuple[Axis, ...], scale: float, bias: Tensor | None, return_lse: bool):
+    """As dense."""
+    dtype = logits_dtype(q, return_lse)
+    query, key, mask, bias_index, slot = tile_plan(axes, tuple(map(tiling_of, axes)), q.device, dtype)
     q = q.index_select(2, query.flatten()).unflatten(2, query.shape)  # (B, heads, T, Q, d)
     k, v = (t.index_select(2, key.flatten()).unflatten(2, key.shape) for t in (k, v))
-    mask = mask[None] if bias is None else biased(mask, bias, bias_index, q.dtype)  # (heads or 1, T, Q, K)
-    out = grouped_attention(q, k, v, mask, scale=scale)
-    return out.flatten(2, 3).index_select(2, slot)  # (B, heads, N, d)
+    mask = mask[None] if bias is None else biased(mask, bias, bias_index, dtype)  # (heads or 1, T, Q, K)
+    out, lse = masked_attention(q, k, v, mask, scale, return_lse)
+    return tuple(t if t is None else t.flatten(2, 3).index_select(2, slot) for t in (out, lse))  # (B, heads, N, ...)
+
+
+def logits_dtype(q: Tensor, return_lse: bool) -> torch.dtype:
+    """Of the mask: fused kernels want q's; where the scores are held they are at least float32."""
+    return torch.promote_types(q.dtype, torch.float32) if return_lse else q.dtype
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, return_lse: bool):
+    """q (B, heads, groups, Q, d) -> out like q, lse (B, heads, groups, Q). lse holds the scores: no fused kernel of
+    PyTorch returns it, differentiable, on every device."""
+    if not return_lse:
+        return grouped_attention(q, k, v, mask, scale=scale), None
+    dtype = logits_dtype(q, return_lse)
+    logits = q.to(dtype) * scale @ k.to(dtype).transpose(-2, -1)
+    logits = logits if mask is None else logits + mask
+    return logits.softmax(-1).to(v.dtype) @ v, logits.logsumexp(-1)
