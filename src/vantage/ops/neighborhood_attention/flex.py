@@ -96,7 +96,7 @@ def block_mask(axes: tuple[Axis, ...], device: torch.device) -> BlockMask:
 
 
 def build_block_mask(axes: tuple[Axis, ...], device: torch.device) -> BlockMask:
-    tokens = math.prod(axis.length for axis in axes)
+    tokens = math.prod([axis.length for axis in axes])
     return create_block_mask(in_window(axes), None, None, tokens, tokens, device)
 
 
