@@ -69,15 +69,20 @@ def _maxvit(name: str, cfg: MaxxVitCfg, pretrained: bool, stem_stride: int, **kw
     return net
 
 
-def _maxvit_cfg(embed_dim: tuple[int, ...], stem_width: tuple[int, int], conv_cfg: MaxxVitConvCfg) -> MaxxVitCfg:
-    stages = len(embed_dim)
+def _maxvit_cfg(
+    embed_dim: tuple[int, ...],
+    depths: tuple[int, ...],
+    stem_width: tuple[int, int],
+    conv_cfg: MaxxVitConvCfg,
+    act_layer: str = "gelu",
+) -> MaxxVitCfg:
     return MaxxVitCfg(
         embed_dim=embed_dim,
-        depths=(1,) * stages,
-        block_type=("M",) * stages,
+        depths=depths,
+        block_type=("M",) * len(embed_dim),
         stem_width=stem_width,
         conv_cfg=conv_cfg,
-        transformer_cfg=MaxxVitTransformerCfg(head_first=False, dim_head=16, window_size=(4, 4)),
+        transformer_cfg=MaxxVitTransformerCfg(head_first=False, dim_head=16, window_size=(4, 4), act_layer=act_layer),
     )
 
 
@@ -86,14 +91,15 @@ def maxvit_pico32(pretrained: bool = False, **kwargs) -> MaxxVit:
     """Maps of 8x8 and 4x4 at 32x32 input: the fastest of all, for digits."""
     # expanding the input's channels rather than the output's makes the strided blocks cheap
     conv = MaxxVitConvCfg(expand_output=False, output_bias=False, attn_ratio=1 / 16, act_layer="silu")
-    cfg = _maxvit_cfg(embed_dim=(32, 64), stem_width=(24, 32), conv_cfg=conv)
+    cfg = _maxvit_cfg(embed_dim=(32, 64), depths=(1, 1), stem_width=(24, 32), conv_cfg=conv)
     return _maxvit("maxvit_pico32", cfg, pretrained, stem_stride=2, **kwargs)
 
 
 @register_model
 def maxvit_nano32(pretrained: bool = False, **kwargs) -> MaxxVit:
-    """Maps of 8x8 and 4x4 at 32x32 input."""
-    cfg = _maxvit_cfg(embed_dim=(64, 128), stem_width=(32, 64), conv_cfg=MaxxVitConvCfg())
+    """Maps of 8x8 and 4x4 at 32x32 input; SiLU, which costs CPUs half of what GELU does."""
+    conv = MaxxVitConvCfg(act_layer="silu")
+    cfg = _maxvit_cfg(embed_dim=(64, 128), depths=(2, 1), stem_width=(32, 64), conv_cfg=conv, act_layer="silu")
     return _maxvit("maxvit_nano32", cfg, pretrained, stem_stride=2, **kwargs)
 
 
