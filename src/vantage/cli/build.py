@@ -1,6 +1,7 @@
 """Builds the objects a config describes; training and evaluation share it, so that both build the same thing."""
 
 import logging
+import os
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning.accelerators import CPUAccelerator
 
 from vantage.data.info import DataInfo
 from vantage.tasks.base import Task
@@ -50,7 +52,12 @@ def build_group(nodes: DictConfig | None) -> list:
 
 
 def build_trainer(config: DictConfig, callbacks: list, loggers: list) -> Trainer:
-    return instantiate(config.trainer, callbacks=callbacks, logger=loggers or False)
+    trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers or False)
+    several = isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > 1
+    if several and "OMP_NUM_THREADS" not in os.environ:
+        # processes with as many threads each as the machine has cores would fight for them
+        torch.set_num_threads(max(1, torch.get_num_threads() // trainer.num_devices))
+    return trainer
 
 
 def load_run(run: str | None = None, checkpoint: str | None = None) -> tuple[DictConfig, Path]:

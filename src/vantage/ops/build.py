@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 KERNELS = Path(__file__).resolve().parents[3] / "kernels"
-SUFFIXES = (".cpp", ".cu", ".h", ".cuh")
+HEADERS = {".cpp": (".h",), ".cu": (".h", ".cuh")}
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +80,11 @@ def sources_of(op: str, suffix: str) -> list[Path]:
     return sources
 
 
-def digest(op: str, *parts: str) -> str:
+def digest(op: str, sources: Sequence[Path], *parts: str) -> str:
     """Key of a build: everything that the library depends on."""
     key = hashlib.sha256()
-    for path in sorted(p for p in (KERNELS / op).iterdir() if p.suffix in SUFFIXES):
+    headers = sorted(p for p in (KERNELS / op).iterdir() if p.suffix in HEADERS[sources[0].suffix])
+    for path in (*sources, *headers):
         key.update(path.name.encode() + path.read_bytes())
     for part in (torch.__version__, sys.platform, *parts):
         key.update(part.encode())
@@ -98,7 +99,7 @@ def load_cpu(op: str) -> Path:
         raise BuildError(f"{op}: no C++ compiler was found (CXX, g++, clang++); install g++ or use another backend")
     sources = sources_of(op, ".cpp")
     command = cxx_command(sources, Path("OUT"))
-    library = cache_folder() / op / f"cpu-{digest(op, shlex.join(command), compiler_version(compiler), cpu_flags())}.so"
+    library = cache_folder() / op / f"cpu-{digest(op, sources, shlex.join(command), compiler_version(compiler), cpu_flags())}.so"
     build(op, library, lambda output: cxx_command(sources, output))
     load_library(library)
     return library

@@ -67,7 +67,7 @@ class ProgressReport(pl.Callback):
         parts = [f"{key} {float(value):.4f}" for key, value in task.meter.means().items() if key == "loss"]
         if (value := trainer.callback_metrics.get(self.metric)) is not None:
             parts.append(f"{self.metric} {float(value):.4f}")
-        parts.append(f"{task.meter.images_per_second:.0f} images/s")
+        parts.append(f"{task.meter.images_per_second * trainer.world_size:.0f} images/s")
         return "  ".join([*parts, self.remaining()]).rstrip()
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
