@@ -12,16 +12,18 @@ from vantage.ops.neighborhood_attention.windows import Axis, count_pairs
 
 HALF_OR_SINGLE = (torch.float16, torch.bfloat16, torch.float32)
 
-# TO MEASURE (a guess so far): on CPU, dense attention scores length^2 pairs per axis where the window has fewer; from
-# this many times the useful pairs on, native beats it. 1.0 means that native always does.
-NATIVE_FROM_WASTE = 1.0
+# On CPUs `native` fills its vectors with neighbouring queries of a map row, and SDPA over the whole map (what `tiled`
+# does there) is hard to beat where the map is hardly larger than the window: at (64, 8, 8, 4, 16) with kernel 7 native
+# took 6.8 ms and tiled 9.4 ms on two threads, but tiled less on one; at (64, 4, 4, 8, 16) with kernel 4, 3.6 and 1.9 ms.
+NATIVE_FROM_WIDTH = 12  # queries in a row of a residue class
+NATIVE_FROM_WASTE = 2.0  # pairs that dense attention scores per pair that attends
 
 
 def candidates(device_type: str, dtype: torch.dtype, axes: tuple[Axis, ...]) -> tuple[str, ...]:
     """Names of backends in order of preference; the last one is always available."""
     if device_type == "cpu" and dtype in (torch.float32, torch.bfloat16):
-        # TO MEASURE: shapes A, A4, B and C, and maps of 7x7 and 14x14, native against tiled
-        return ("native", "tiled") if waste_of_dense(axes) >= NATIVE_FROM_WASTE else ("tiled",)
+        wide = axes[-1].length // axes[-1].dilation >= NATIVE_FROM_WIDTH
+        return ("native", "tiled") if wide and waste_of_dense(axes) >= NATIVE_FROM_WASTE else ("tiled",)
     if device_type == "cuda" and dtype in HALF_OR_SINGLE:
         # TO MEASURE on a GPU: nothing was run yet; `cuda` is tried only where it is named
         return "triton", "flex", "tiled"
