@@ -5,6 +5,7 @@
 // accumulator the elements (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -32,7 +33,7 @@ struct BFloat {
 #include <string>
 
 #define DEVICE __device__ __forceinline__
-#define KERNEL(most_blocks) __global__ void __launch_bounds__(THREADS, most_blocks)
+#define KERNEL __global__ void __launch_bounds__(THREADS)
 #define CONSTANT const __grid_constant__
 
 namespace vantage::cuda {
@@ -50,7 +51,7 @@ DEVICE char* shared_memory() {
 DEVICE void sync_block() { __syncthreads(); }
 DEVICE void sync_warp() { __syncwarp(); }
 DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
-DEVICE uint64_t shuffle(uint64_t value, int lane) { return __shfl_sync(~0u, (unsigned long long)value, lane); }
+DEVICE uint32_t shuffle(uint32_t value, int lane) { return __shfl_sync(~0u, value, lane); }
 DEVICE uint32_t or_over_warp(uint32_t value) { return __reduce_or_sync(~0u, value); }
 
 DEVICE float exp2_of(float x) {
@@ -84,11 +85,11 @@ DEVICE void load_transposed_matrices(uint32_t (&to)[4], const void* row) {
                : "memory");
 }
 
-#define VANTAGE_MMA(type)                                                                             \
-  asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 "                                  \
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                               \
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                                        \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+#define VANTAGE_MMA(type)                                                             \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 "         \
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"      \
+               : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])               \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
 
 // sum (16 x 8) += a (16 x 16) b (16 x 8)
 DEVICE void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Half) { VANTAGE_MMA("f16"); }
@@ -120,8 +121,10 @@ DEVICE float to_float(Half x) {
 // Every thread of every block calls kernel(arguments)
 template <class Arguments>
 void launch(void (*kernel)(Arguments), Arguments arguments, int blocks, size_t shared_bytes, Stream stream) {
-  cudaError_t error = cudaFuncSetAttribute(
-      reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  cudaError_t error = cudaSuccess;
+  if (shared_bytes > 48 * 1024)  // more has to be asked for
+    error = cudaFuncSetAttribute(
+        reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
   if (error == cudaSuccess) {
     kernel<<<blocks, THREADS, shared_bytes, stream>>>(arguments);
     error = cudaGetLastError();
