@@ -5,19 +5,7 @@
 
 #include "forward.h"
 
-namespace vantage {
-
-template <typename T>
-struct BackwardCall {
-  Shape shape;
-  View<const T> q, k, v, out, grad_out;
-  View<const float> lse, grad_lse;  // grad_lse.data may be null
-  View<T> grad_q, grad_k, grad_v;
-  const float* bias;   // (heads, table) or null
-  float* grad_bias;    // (tasks, table) partial sums, zeroed, or null
-  float* workspace;    // (tasks, gradient_size) where a unit is cut into chunks, else null
-  float scale;
-};
+namespace vantage::VANTAGE_WIDTH {
 
 // Floats of the packed gradients of keys and values of one unit
 static inline int64_t gradient_size(const Shape& shape) {
@@ -58,18 +46,6 @@ static void store_key_gradients(const BackwardCall<T>& call, const Unit& unit, c
                out + x * step_x * view.axis[2], step_x * view.axis[2]);
     }
   }
-}
-
-template <typename T>
-static float dot(const T* a, const T* b, int64_t dim) {
-  Vec sum{};
-  for (int64_t d = 0; d < dim; d += kLanes) {
-    const int64_t count = std::min<int64_t>(dim - d, kLanes);
-    sum += load_part(a + d, count) * load_part(b + d, count);
-  }
-  float total = 0.0f;
-  for (int i = 0; i < kLanes; ++i) total += sum[i];
-  return total;
 }
 
 template <typename T>
@@ -256,4 +232,4 @@ static void backward_sliding(const BackwardCall<T>& call, const Split& split, in
   memory.trim();
 }
 
-}  // namespace vantage
+}  // namespace vantage::VANTAGE_WIDTH

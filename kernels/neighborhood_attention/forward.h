@@ -1,21 +1,12 @@
 // Forward pass of the fast path.
 #pragma once
 
+#include "calls.h"
 #include "sliding.h"
 
-namespace vantage {
+namespace vantage::VANTAGE_WIDTH {
 
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.69314718f;
-
-template <typename T>
-struct ForwardCall {
-  Shape shape;
-  View<const T> q, k, v;
-  View<T> out;
-  View<float> lse;
-  const float* bias;  // (heads, table) or null
-  float scale;
-};
 
 // Tasks first .. last - 1 of split.units * split.chunks
 template <typename T>
@@ -131,4 +122,4 @@ static void forward_sliding(const ForwardCall<T>& call, const Split& split, int6
   memory.trim();
 }
 
-}  // namespace vantage
+}  // namespace vantage::VANTAGE_WIDTH

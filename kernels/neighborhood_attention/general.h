@@ -1,9 +1,13 @@
 // Strided and causal windows: plain loops over the keys of each query, exact for every parameter.
 #pragma once
 
-#include "backward.h"
+#include <cmath>
+#include <vector>
 
-namespace vantage {
+#include "calls.h"
+#include "simd.h"
+
+namespace vantage::VANTAGE_WIDTH {
 
 // Keys of the query at `index`: first, first + dilation, ..., `count` of them
 struct Window {
@@ -64,7 +68,6 @@ static int64_t for_each_key(const Shape& shape, int64_t t, int64_t y, int64_t x,
   return n;
 }
 
-static inline float dot_floats(const float* a, const float* b, int64_t dim) { return dot(a, b, dim); }
 static inline void add_scaled(float* out, float factor, const float* in, int64_t dim) {
   for (int64_t d = 0; d < dim; ++d) out[d] += factor * in[d];
 }
@@ -89,7 +92,7 @@ static void forward_general(const ForwardCall<T>& call, int64_t first_head, int6
           float top = -INFINITY, sum = 0.0f;
           const float* query = q.data() + token * dim;
           const int64_t count = for_each_key(shape, t, y, x, [&](int64_t n, int64_t key, int64_t at) {
-            weights[n] = dot_floats(query, k.data() + key * dim, dim) + (bias ? bias[at] : 0.0f);
+            weights[n] = dot(query, k.data() + key * dim, dim) + (bias ? bias[at] : 0.0f);
             top = std::max(top, weights[n]);
           });
           for (int64_t n = 0; n < count; ++n) sum += weights[n] = std::exp(weights[n] - top);
@@ -125,15 +128,15 @@ static void backward_general(const BackwardCall<T>& call, int64_t first_head, in
         for (int64_t x = 0; x < shape.axes[2].length; ++x, ++token) {
           const int64_t at_lse = b * call.lse.batch + token * call.lse.axis[2] + h * call.lse.head;
           const float* go = grad.data() + token * dim;
-          float delta = dot_floats(go, out.data() + token * dim, dim);
+          float delta = dot(go, out.data() + token * dim, dim);
           if (call.grad_lse.data)
             delta -= call.grad_lse.data[b * call.grad_lse.batch + t * call.grad_lse.axis[0] + y * call.grad_lse.axis[1] +
                                         x * call.grad_lse.axis[2] + h * call.grad_lse.head];
           for_each_key(shape, t, y, x, [&](int64_t, int64_t key, int64_t at) {
-            const float logit = call.scale * dot_floats(q.data() + token * dim, k.data() + key * dim, dim) +
+            const float logit = call.scale * dot(q.data() + token * dim, k.data() + key * dim, dim) +
                                 (bias ? bias[at] : 0.0f);
             const float weight = std::exp(logit - call.lse.data[at_lse]);
-            const float slope = weight * (dot_floats(go, v.data() + key * dim, dim) - delta);
+            const float slope = weight * (dot(go, v.data() + key * dim, dim) - delta);
             add_scaled(grad_q.data() + token * dim, slope, k.data() + key * dim, dim);
             add_scaled(grad_k.data() + key * dim, slope, q.data() + token * dim, dim);
             add_scaled(grad_v.data() + key * dim, weight, go, dim);
@@ -146,4 +149,4 @@ static void backward_general(const BackwardCall<T>& call, int64_t first_head, in
   }
 }
 
-}  // namespace vantage
+}  // namespace vantage::VANTAGE_WIDTH

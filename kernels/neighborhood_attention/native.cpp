@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#define VANTAGE_WIDTH wide
 #include "general.h"
 
 namespace {
@@ -85,19 +86,20 @@ std::vector<int64_t> sizes_of(const Tensor& tensor, int64_t count) {
   return sizes;
 }
 
+// Rows of up to eight queries, or of seven eighths of sixteen lanes
+bool is_narrow(const vantage::Shape& shape) {
+  const int64_t width = shape.axes[2].class_length(0), lanes = vantage::wide::lanes();
+  return vantage::narrow::lanes() < lanes && vantage::round_up(width, vantage::narrow::lanes()) < vantage::round_up(width, lanes);
+}
+
 template <typename T>
 void run_forward(const vantage::ForwardCall<T>& call) {
-  const vantage::Shape& shape = call.shape;
-  if (shape.slides()) {
-    const vantage::Split split(shape, vantage::kMaxRows, torch::stable::get_num_threads());
-    torch::stable::parallel_for(0, split.units * split.chunks, 1, [&](int64_t begin, int64_t end) {
-      vantage::forward_sliding(call, split, begin, end);
+  if (!call.shape.slides())
+    torch::stable::parallel_for(0, call.shape.batch * call.shape.heads, 1, [&](int64_t begin, int64_t end) {
+      vantage::wide::forward_general(call, begin, end);
     });
-  } else {
-    torch::stable::parallel_for(0, shape.batch * shape.heads, 1, [&](int64_t begin, int64_t end) {
-      vantage::forward_general(call, begin, end);
-    });
-  }
+  else if (is_narrow(call.shape)) vantage::narrow::run_forward(call);
+  else vantage::wide::run_forward(call);
 }
 
 std::tuple<Tensor, Tensor> forward(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in,
@@ -125,33 +127,26 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q_in, const Tensor& k_in, const
 template <typename T>
 void run_backward(vantage::BackwardCall<T> call, const Tensor& like, float* grad_bias) {
   const vantage::Shape& shape = call.shape;
-  const bool slides = shape.slides();
-  const vantage::Split split(shape, vantage::backward_rows(shape), torch::stable::get_num_threads());
-  const int64_t tasks = slides ? split.units * split.chunks : shape.batch * shape.heads;
+  const bool slides = shape.slides(), narrow = is_narrow(shape);
+  const int64_t tasks = !slides  ? shape.batch * shape.heads
+                        : narrow ? vantage::narrow::backward_tasks(shape)
+                                 : vantage::wide::backward_tasks(shape);
   std::vector<float> partial(grad_bias ? size_t(tasks * shape.table()) : 0);
   call.grad_bias = partial.data();
   if (!slides) {
     torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-      vantage::backward_general(call, begin, end);
+      vantage::wide::backward_general(call, begin, end);
     });
   } else {
+    const int64_t size =
+        narrow ? vantage::narrow::backward_workspace(shape) : vantage::wide::backward_workspace(shape);
     std::optional<Tensor> workspace;
-    if (split.chunks > 1) {
-      workspace = empty_as(like, {tasks * vantage::gradient_size(shape)}, ScalarType::Float);
+    if (size) {
+      workspace = empty_as(like, {size}, ScalarType::Float);
       call.workspace = static_cast<float*>(workspace->mutable_data_ptr());
     }
-    torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-      vantage::backward_sliding(call, split, begin, end);
-    });
-    if (workspace) {
-      const vantage::Layout layout(shape);
-      const int64_t size = vantage::gradient_size(shape);
-      torch::stable::parallel_for(0, split.units, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t unit = begin; unit < end; ++unit)
-          vantage::store_key_gradients(call, vantage::Unit::of(shape, unit), layout,
-                                       call.workspace + unit * split.chunks * size, split.chunks, size);
-      });
-    }
+    if (narrow) vantage::narrow::run_backward(call);
+    else vantage::wide::run_backward(call);
   }
   if (grad_bias) {
     // tasks of one head are spread over images and residue classes

@@ -1,22 +1,34 @@
 // Vectors of floats in the compiler's own vector extension, as wide as the target's registers: AVX-512, AVX, or 128 bits.
+// Everything that depends on the width lies in the namespace VANTAGE_WIDTH, which is `wide`, or `narrow` for at most
+// eight lanes: rows of up to eight queries would leave half of sixteen lanes empty.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <utility>
 
-namespace vantage {
+#include "bfloat16.h"
 
-#if defined(__AVX512F__)
-constexpr int kLanes = 16;
+#ifndef VANTAGE_MAX_LANES
+#define VANTAGE_MAX_LANES 16
+#endif
+
+namespace vantage::VANTAGE_WIDTH {
+
+#if defined(__AVX512F__) && defined(__AVX512VL__)
+constexpr int kLanes = VANTAGE_MAX_LANES;
+constexpr int kRegisters = 32;
 #elif defined(__AVX__)
 constexpr int kLanes = 8;
+constexpr int kRegisters = 16;
 #else
 constexpr int kLanes = 4;
+constexpr int kRegisters = 16;
 #endif
-// Accumulators that fit the register file beside their operands: 32 registers with AVX-512, else 16
-constexpr int kMaxRows = kLanes == 16 ? 3 : 2;
-constexpr int kMaxOffsets = kLanes == 16 ? 8 : 5;
+// Accumulators that fit the register file beside their operands: rows x offsets, rows x dims
+constexpr int kMaxRows = kRegisters == 32 ? 3 : 2;
+constexpr int kMaxOffsets = kRegisters == 32 ? 8 : 5;
+constexpr int kMaxDims = kRegisters == 32 ? 8 : 4;
 
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef int32_t IntVec __attribute__((vector_size(kLanes * 4)));
@@ -25,26 +37,6 @@ typedef float UnalignedVec __attribute__((vector_size(kLanes * 4), aligned(4), m
 static inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 static inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 static inline Vec splat(float x) { return Vec{} + x; }
-
-// bfloat16 is the upper half of a float; stored with rounding to nearest even, NaN kept
-struct BFloat16 {
-  uint16_t bits;
-};
-
-static inline float to_float(float x) { return x; }
-static inline float to_float(BFloat16 x) {
-  const uint32_t wide = uint32_t(x.bits) << 16;
-  float result;
-  std::memcpy(&result, &wide, 4);
-  return result;
-}
-static inline void from_float(float x, float* out) { *out = x; }
-static inline void from_float(float x, BFloat16* out) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
-  out->bits = uint16_t(is_nan ? (bits >> 16) | 0x40u : (bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
-}
 
 // The first `count` values at p as a vector, zeros behind them
 template <typename T>
@@ -123,6 +115,18 @@ static inline Vec log2_positive(Vec x) {
   return x == x ? result : x;
 }
 
+template <typename T>
+static inline float dot(const T* a, const T* b, int64_t dim) {
+  Vec sum{};
+  for (int64_t d = 0; d < dim; d += kLanes) {
+    const int64_t count = dim - d < kLanes ? dim - d : kLanes;
+    sum += load_part(a + d, count) * load_part(b + d, count);
+  }
+  float total = 0.0f;
+  for (int i = 0; i < kLanes; ++i) total += sum[i];
+  return total;
+}
+
 namespace detail {
 template <int Step, bool Low, int... I>
 static inline Vec exchange(Vec a, Vec b, std::integer_sequence<int, I...>) {
@@ -151,4 +155,4 @@ static inline void transpose(Vec* m) {
   if constexpr (kLanes >= 16) detail::exchange_all<8>(m);
 }
 
-}  // namespace vantage
+}  // namespace vantage::VANTAGE_WIDTH

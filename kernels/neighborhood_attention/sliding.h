@@ -12,7 +12,7 @@
 #include "geometry.h"
 #include "simd.h"
 
-namespace vantage {
+namespace vantage::VANTAGE_WIDTH {
 
 // Memory of one thread, kept between calls: fresh pages would cost more than the arithmetic on small maps
 class Scratch {
@@ -20,6 +20,9 @@ class Scratch {
   ~Scratch() { std::free(data_); }
   // Room for `count` floats, aligned to a cache line; forgets what was there
   float* reserve(int64_t count) {
+#ifdef VANTAGE_FRESH_SCRATCH  // for sanitizers: nothing behind the last float
+    capacity_ = 0;
+#endif
     if (count > capacity_) {
       std::free(data_);
       capacity_ = 0;
@@ -190,9 +193,8 @@ static void mix_block(const MixArguments& a, int64_t d0) {
 
 template <int R>
 static void mix_rows(const MixArguments& a, int64_t dim) {
-  constexpr int wide = kLanes == 16 ? 8 : 4;
   int64_t d = 0;
-  for (; d + wide <= dim; d += wide) mix_block<R, wide>(a, d);
+  for (; d + kMaxDims <= dim; d += kMaxDims) mix_block<R, kMaxDims>(a, d);
   for (; d < dim; d += 4) mix_block<R, 4>(a, d);  // dim is padded to a multiple of 4
 }
 static inline void mix(int64_t rows, const MixArguments& a, int64_t dim) {
@@ -277,4 +279,4 @@ struct Split {
   }
 };
 
-}  // namespace vantage
+}  // namespace vantage::VANTAGE_WIDTH

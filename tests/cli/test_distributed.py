@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TWO = ["+trainer.strategy=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+TWO = ["trainer=two_cores"]
 # 181 validation images in batches of 90: one process has two batches and the other one
 SHORT = ["logger=csv", "data.val_fraction=0.101", "data.eval_batch_size=90", "trainer.max_epochs=1",
          "+trainer.limit_train_batches=2"]  # fmt: skip

@@ -1,7 +1,7 @@
 """Compiles the C++ sources in `kernels/<op>/` on first use and loads them.
 
-The library uses torch's stable ABI, registers its kernels with `torch.ops.vantage`, and lies in a per-user cache under a
-key made of the sources, the torch version, the compiler and the flags of this CPU. VANTAGE_CACHE names another folder.
+The library uses torch's stable ABI, registers its kernels with `torch.ops.vantage`, and lies in a per-user cache under
+a key made of the sources, the torch version, the compiler and the flags of this CPU. VANTAGE_CACHE names another folder.
 """
 
 import ctypes
@@ -67,7 +67,8 @@ def cxx_command(sources: Sequence[Path], output: Path, flags: Sequence[str] = ()
     march = ["-march=native"] if cpu_flags() else []
     return [
         cxx_compiler(), "-std=c++17", "-O3", *march, "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast",
-        "-fPIC", "-shared", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020a000000000000", *torch_include(), *flags,
+        "-fPIC", "-shared", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020a000000000000", *torch_include(),
+        *flags,
         *map(str, sources), "-o", str(output), f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu",
     ]  # fmt: skip
 
@@ -99,7 +100,11 @@ def load_cpu(op: str) -> Path:
         raise BuildError(f"{op}: no C++ compiler was found (CXX, g++, clang++); install g++ or use another backend")
     sources = sources_of(op, ".cpp")
     command = cxx_command(sources, Path("OUT"))
-    library = cache_folder() / op / f"cpu-{digest(op, sources, shlex.join(command), compiler_version(compiler), cpu_flags())}.so"
+    library = (
+        cache_folder()
+        / op
+        / f"cpu-{digest(op, sources, shlex.join(command), compiler_version(compiler), cpu_flags())}.so"
+    )
     build(op, library, lambda output: cxx_command(sources, output))
     load_library(library)
     return library
@@ -121,7 +126,7 @@ def build(op: str, library: Path, command) -> None:
         return
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(library.with_suffix(".lock"), "w")
+        lock = open(library.with_suffix(".lock"), "w")  # noqa: SIM115 the with statement follows
     except OSError as error:
         raise BuildError(
             f"{op}: cannot write {library.parent} ({error.strerror}); set VANTAGE_CACHE to a folder"

@@ -13,8 +13,7 @@ from vantage.ops.neighborhood_attention.windows import Axis, count_pairs
 HALF_OR_SINGLE = (torch.float16, torch.bfloat16, torch.float32)
 
 # On CPUs `native` fills its vectors with neighbouring queries of a map row, and SDPA over the whole map (what `tiled`
-# does there) is hard to beat where the map is hardly larger than the window: at (64, 8, 8, 4, 16) with kernel 7 native
-# took 6.8 ms and tiled 9.4 ms on two threads, but tiled less on one; at (64, 4, 4, 8, 16) with kernel 4, 3.6 and 1.9 ms.
+# does there) is hard to beat where the map is hardly larger than the window.
 NATIVE_FROM_WIDTH = 12  # queries in a row of a residue class
 NATIVE_FROM_WASTE = 2.0  # pairs that dense attention scores per pair that attends
 

@@ -1,0 +1,2 @@
+#define VANTAGE_WIDTH wide
+#include "sliding_calls.h"
