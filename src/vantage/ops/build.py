@@ -1,7 +1,7 @@
 """Compiles the C++ sources in `kernels/<op>/` on first use and loads them.
 
-The library uses torch's stable ABI, registers its kernels with `torch.ops.vantage`, and lies in a per-user cache under
-a key made of the sources, the torch version, the compiler and the flags of this CPU. VANTAGE_CACHE names another folder.
+The library uses torch's stable ABI, registers its kernels with `torch.ops.vantage`, and lies in a per-user cache, whose
+key is made of the sources, the torch version, the compiler and the CPU's flags. VANTAGE_CACHE names another folder.
 """
 
 import ctypes
