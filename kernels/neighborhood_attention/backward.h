@@ -153,7 +153,7 @@ static void backward_sliding(const BackwardCall<T>& call, const Split& split, in
           for (int64_t ot = 0; ot < kt; ++ot)
             for (int64_t p = 0; p < kh + sub - 1; ++p) {
               const int64_t r = std::max<int64_t>(0, p - kh + 1), count = std::min(sub - 1, p) - r + 1;
-              const int64_t at = r * prob_row + (ot * kh + p - r) * kw * ld, i = ot * key_rows + r0 + p;
+              const int64_t at = r * prob_row + layout.score_at(ot, p - r) * ld, i = ot * key_rows + r0 + p;
               score(count, kw, query_of[r0 + r] + x, query_size, ld, key_of[i] + x, layout.key_ld, shape.dim, p0 + at,
                     prob_row - kw * ld, ld);
               score(count, kw, out_grad_of[r0 + r] + x, query_size, ld, value_of[i] + x, layout.key_ld, shape.dim,
@@ -162,8 +162,8 @@ static void backward_sliding(const BackwardCall<T>& call, const Split& split, in
           for (int64_t r = 0; r < sub; ++r) {
             const Vec shift = load(lse2 + (r0 + r) * lanes + x), mean = load(delta + (r0 + r) * lanes + x);
             for (int64_t row = 0; row < kt * kh; ++row) {
-              float* p = p0 + r * prob_row + row * kw * ld;
-              float* g = g0 + r * prob_row + row * kw * ld;
+              const int64_t at = r * prob_row + layout.score_at(row / kh, row % kh) * ld;
+              float *p = p0 + at, *g = g0 + at;
               const int64_t table_row = call.bias ? bias_row(shape, unit, t, y0 + r0 + r, row / kh, row % kh) : 0;
               for (int64_t o = 0; o < kw; ++o) {
                 Vec s = load(p + o * ld);
@@ -180,13 +180,12 @@ static void backward_sliding(const BackwardCall<T>& call, const Split& split, in
             }
             std::memset(mixed_of[r], 0, size_t(dim * kLanes) * 4);
           }
-          for (int64_t ot = 0; ot < kt; ++ot)
-            for_each_run(sub, kh, [&](int64_t r, int64_t run_rows, int64_t p, int64_t run) {
-              const MixArguments arguments{g0 + r * prob_row + (ot * kh + p - r) * kw * ld, prob_row - kw * ld, kw * ld,
-                                           ld, key_of.data() + ot * key_rows + r0 + p, run, kw, x, layout.key_ld, 1,
-                                           mixed_of + r, 0, kLanes};
-              mix(run_rows, arguments, dim);
-            });
+          for (int64_t ot = 0; ot < kt; ++ot) {
+            const MixArguments arguments{g0 + layout.score_at(ot, 0) * ld, prob_row - kw * ld, kw * ld, ld,
+                                         key_of.data() + ot * key_rows + r0, kh + sub - 1, kw, x, layout.key_ld, 1,
+                                         mixed_of, 0, kLanes};
+            mix(sub, arguments, dim);
+          }
           for (int64_t r = 0; r < sub; ++r)
             unpack(mixed_of[r], kLanes, std::min<int64_t>(kLanes, width - x), shape.dim, splat(call.scale),
                    unit.row(call.grad_q, shape, t, y0 + r0 + r) + x * step_x * call.grad_q.axis[2],
@@ -200,23 +199,16 @@ static void backward_sliding(const BackwardCall<T>& call, const Split& split, in
         for (int64_t ot = 0; ot < kt; ++ot)
           for (int64_t p0 = 0; p0 < kh + rows - 1; p0 += block) {
             const int64_t count = std::min(block, kh + rows - 1 - p0);
-            // query row r sees rows r .. r + kh - 1: of this block max(0, r - p0) .. min(count, r + kh - p0) - 1
-            for (int64_t r = std::max<int64_t>(0, p0 - kh + 1); r < rows && r < p0 + count;) {
-              const int64_t first = std::max<int64_t>(0, r - p0), last = std::min(count, r + kh - p0);
-              int64_t end = r + 1;
-              while (end < rows && end < p0 + count && std::max<int64_t>(0, end - p0) == first &&
-                     std::min(count, end + kh - p0) == last)
-                ++end;
-              const int64_t at = r * prob_row + (ot * kh + p0 + first - r) * kw * ld + guard + x;
-              MixArguments arguments{score_grads + at, kw * ld, prob_row - kw * ld, ld - 1, query_of.data() + r, end - r,
-                                     kw, x, ld, -1, key_grad_of.data() + ot * key_rows + p0 + first, x, layout.key_ld};
-              mix(last - first, arguments, dim);
-              arguments.weights = probs + at;
-              arguments.rows = out_grad_of.data() + r;
-              arguments.acc = value_grad_of.data() + ot * key_rows + p0 + first;
-              mix(last - first, arguments, dim);
-              r = end;
-            }
+            // query row r sees key rows r .. r + kh - 1; what of the block it does not see falls on its guard rows
+            const int64_t r = std::max<int64_t>(0, p0 - kh + 1), end = std::min(rows, p0 + count);
+            const int64_t at = r * prob_row + layout.score_at(ot, p0 - r) * ld + guard + x;
+            MixArguments arguments{score_grads + at, kw * ld, prob_row - kw * ld, ld - 1, query_of.data() + r, end - r,
+                                   kw, x, ld, -1, key_grad_of.data() + ot * key_rows + p0, x, layout.key_ld};
+            mix(count, arguments, dim);
+            arguments.weights = probs + at;
+            arguments.rows = out_grad_of.data() + r;
+            arguments.acc = value_grad_of.data() + ot * key_rows + p0;
+            mix(count, arguments, dim);
           }
     }
     if (call.bias) {

@@ -8,6 +8,42 @@ namespace vantage::VANTAGE_WIDTH {
 
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.69314718f;
 
+// Of `count` vectors and `top`; two chains hide the latency
+static inline Vec maximum(const float* s, int64_t count, Vec top) {
+  Vec other = top;
+  int64_t i = 0;
+  for (; i + 2 <= count; i += 2) {
+    const Vec first = load(s + i * kLanes), second = load(s + (i + 1) * kLanes);
+    top = first > top ? first : top;
+    other = second > other ? second : other;
+  }
+  if (i < count) {
+    const Vec last = load(s + i * kLanes);
+    other = last > other ? last : other;
+  }
+  return other > top ? other : top;
+}
+
+// s <- 2^(s - top) for `count` vectors; returns their sum
+static inline Vec exponentiate(float* s, int64_t count, Vec top) {
+  Vec sum{}, other{};
+  int64_t i = 0;
+  for (; i + 2 <= count; i += 2) {
+    const Vec first = exp2_negative(load(s + i * kLanes) - top);
+    const Vec second = exp2_negative(load(s + (i + 1) * kLanes) - top);
+    store(s + i * kLanes, first);
+    store(s + (i + 1) * kLanes, second);
+    sum += first;
+    other += second;
+  }
+  if (i < count) {
+    const Vec last = exp2_negative(load(s + i * kLanes) - top);
+    store(s + i * kLanes, last);
+    other += last;
+  }
+  return sum + other;
+}
+
 // Tasks first .. last - 1 of split.units * split.chunks
 template <typename T>
 static void forward_sliding(const ForwardCall<T>& call, const Split& split, int64_t first_task, int64_t last_task) {
@@ -31,7 +67,8 @@ static void forward_sliding(const ForwardCall<T>& call, const Split& split, int6
   std::vector<const float*> key_of(static_cast<size_t>(kt * key_rows)), value_of(key_of.size());
   float* mixed_of[kMaxRows];
   for (int r = 0; r < kMaxRows; ++r) mixed_of[r] = mixed + r * layout.padded_dim * kLanes;
-  const int64_t score_row = volume * kLanes;
+  const int64_t score_row = volume * kLanes, plane = kh * kw;
+  std::memset(scores, 0, size_t(kMaxRows * score_row) * 4);  // the guard rows stay zero for the whole call
   int64_t biased_head = -1, biased_width = -1;
 
   for (int64_t task = first_task; task < last_task; ++task) {
@@ -73,7 +110,7 @@ static void forward_sliding(const ForwardCall<T>& call, const Split& split, int6
             const int64_t r = std::max<int64_t>(0, p - kh + 1), count = std::min(rows - 1, p) - r + 1;
             score(count, kw, queries + r * layout.padded_dim * q_ld + x, layout.padded_dim * q_ld, q_ld,
                   key_of[ot * key_rows + p] + x, layout.key_ld, layout.dim,
-                  scores + r * score_row + (ot * kh + p - r) * kw * kLanes, score_row - kw * kLanes, kLanes);
+                  scores + r * score_row + layout.score_at(ot, p - r) * kLanes, score_row - kw * kLanes, kLanes);
           }
         Vec inverse[kMaxRows];
         const int64_t count = std::min<int64_t>(kLanes, width - x);
@@ -83,36 +120,24 @@ static void forward_sliding(const ForwardCall<T>& call, const Split& split, int6
             for (int64_t ot = 0; ot < kt; ++ot)
               for (int64_t oy = 0; oy < kh; ++oy) {
                 const float* b = bias + bias_row(shape, unit, t, y0 + r, ot, oy) * kw * q_ld + x;
-                float* row = s + (ot * kh + oy) * kw * kLanes;
+                float* row = s + layout.score_at(ot, oy) * kLanes;
                 for (int64_t o = 0; o < kw; ++o) store(row + o * kLanes, load(row + o * kLanes) + load(b + o * q_ld));
               }
-          Vec largest[2] = {load(s), load(s)};  // two chains hide the latency
-          for (int64_t i = 1; i < volume; ++i) {
-            const Vec value = load(s + i * kLanes);
-            largest[i & 1] = value > largest[i & 1] ? value : largest[i & 1];
-          }
-          const Vec top = largest[0] > largest[1] ? largest[0] : largest[1];
-          Vec sum[2] = {Vec{}, Vec{}};
-          for (int64_t i = 0; i < volume; ++i) {
-            const Vec weight = exp2_negative(load(s + i * kLanes) - top);
-            store(s + i * kLanes, weight);
-            sum[i & 1] += weight;
-          }
-          const Vec total = sum[0] + sum[1];
+          Vec top = load(s + layout.score_at(0, 0) * kLanes), total{};
+          for (int64_t ot = 0; ot < kt; ++ot) top = maximum(s + layout.score_at(ot, 0) * kLanes, plane, top);
+          for (int64_t ot = 0; ot < kt; ++ot) total += exponentiate(s + layout.score_at(ot, 0) * kLanes, plane, top);
           inverse[r] = 1.0f / total;
           const Vec lse = (top + log2_positive(total)) * kLn2;
           float* out = unit.row(call.lse, shape, t, y0 + r) + x * step_x * call.lse.axis[2];
           for (int64_t i = 0; i < count; ++i) out[i * step_x * call.lse.axis[2]] = lse[i];
           std::memset(mixed_of[r], 0, size_t(layout.padded_dim * kLanes) * 4);
         }
-        for (int64_t ot = 0; ot < kt; ++ot)
-          for_each_run(rows, kh, [&](int64_t r, int64_t run_rows, int64_t p, int64_t run) {
-            const MixArguments arguments{scores + r * score_row + (ot * kh + p - r) * kw * kLanes,
-                                         score_row - kw * kLanes, kw * kLanes, kLanes,
-                                         value_of.data() + ot * key_rows + p, run, kw, x, layout.key_ld, 1,
-                                         mixed_of + r, 0, kLanes};
-            mix(run_rows, arguments, layout.padded_dim);
-          });
+        for (int64_t ot = 0; ot < kt; ++ot) {
+          const MixArguments arguments{scores + layout.score_at(ot, 0) * kLanes, score_row - kw * kLanes, kw * kLanes,
+                                       kLanes, value_of.data() + ot * key_rows, kh + rows - 1, kw, x, layout.key_ld, 1,
+                                       mixed_of, 0, kLanes};
+          mix(rows, arguments, layout.padded_dim);
+        }
         for (int64_t r = 0; r < rows; ++r)
           unpack(mixed_of[r], kLanes, count, layout.dim, inverse[r],
                  unit.row(call.out, shape, t, y0 + r) + x * step_x * call.out.axis[2], step_x * call.out.axis[2]);

@@ -38,34 +38,30 @@ static inline Vec load(const float* p) { return *reinterpret_cast<const Unaligne
 static inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 static inline Vec splat(float x) { return Vec{} + x; }
 
-// The first `count` values at p as a vector, zeros behind them
-template <typename T>
-static inline Vec load_part(const T* p, int64_t count) {
-  Vec result{};
-  if (count >= kLanes) {
-    for (int i = 0; i < kLanes; ++i) result[i] = to_float(p[i]);
-  } else {
-    for (int64_t i = 0; i < count; ++i) result[i] = to_float(p[i]);
-  }
-  return result;
+// Keeps a value that several multiplications share in a register: compilers fold its load into each of them, and loads
+// that cross cache lines are what the inner loops are short of
+static inline void keep(Vec& v) {
+#if defined(__x86_64__) && defined(__AVX__)
+  asm("" : "+v"(v));
+#endif
 }
-template <>
-inline Vec load_part<float>(const float* p, int64_t count) {
-  if (count >= kLanes) return load(p);
-  alignas(64) float padded[kLanes] = {};
-  std::memcpy(padded, p, size_t(count) * 4);
-  return load(padded);
-}
-#if defined(__clang__) || __GNUC__ >= 9
-template <>
-inline Vec load_part<BFloat16>(const BFloat16* p, int64_t count) {
+
+// kLanes values at p; the first `count` of them, zeros behind
+static inline Vec load_whole(const float* p) { return load(p); }
+static inline Vec load_whole(const BFloat16* p) {
   typedef uint16_t Half __attribute__((vector_size(kLanes * 2)));
   typedef uint32_t Wide __attribute__((vector_size(kLanes * 4)));
-  Half half{};
-  std::memcpy(&half, p, size_t(count >= kLanes ? kLanes : count) * 2);
+  Half half;
+  std::memcpy(&half, p, sizeof(half));
   return reinterpret_cast<Vec>(__builtin_convertvector(half, Wide) << 16);
 }
-#endif
+template <typename T>
+static inline Vec load_part(const T* p, int64_t count) {
+  if (count >= kLanes) return load_whole(p);
+  T padded[kLanes] = {};
+  std::memcpy(padded, p, size_t(count) * sizeof(T));
+  return load_whole(padded);
+}
 
 static inline void store_part(float* p, Vec v, int64_t count) {
   if (count >= kLanes) return store(p, v);

@@ -59,7 +59,11 @@ static inline int64_t leading_dim(int64_t columns) {
 
 // Layout of the packed maps of a unit
 struct Layout {
-  int64_t kt, kh, kw, volume;  // kernel sizes and their product
+  static constexpr int64_t guard_rows = kMaxRows - 1;
+  int64_t kt, kh, kw;  // kernel sizes
+  // Scores of a query row: [kt][score_rows][kw] vectors, of which rows guard_rows .. guard_rows + kh - 1 are its window
+  // and the others stay zero, so that a block of rows can be mixed over all keys that any of them sees
+  int64_t score_rows, volume;
   int64_t vectors;             // vectors of queries per row
   int64_t key_vectors;         // vectors of continued key columns per row
   int64_t key_ld;              // of packed keys and values
@@ -67,10 +71,14 @@ struct Layout {
   int64_t guarded_ld;          // of those
   int64_t dim, padded_dim;
 
+  // Vector of window offset (ot, oy, 0) among the scores of a query row; oy may reach guard_rows beyond the window
+  int64_t score_at(int64_t ot, int64_t oy) const { return (ot * score_rows + guard_rows + oy) * kw; }
+
   // Sizes hold for the longest residue class
   explicit Layout(const Shape& shape) {
     kt = shape.axes[0].kernel, kh = shape.axes[1].kernel, kw = shape.axes[2].kernel;
-    volume = kt * kh * kw;
+    score_rows = kh + 2 * guard_rows;
+    volume = kt * score_rows * kw;
     const int64_t width = shape.axes[2].class_length(0);
     vectors = round_up(width, kLanes) / kLanes;
     key_vectors = round_up(width + kw - 1, kLanes) / kLanes;
@@ -91,6 +99,16 @@ static void pack_row(const T* src, int64_t step, int64_t columns, const Layout& 
     for (int64_t d = 0; d < layout.dim; d += kLanes) {
       const int64_t dims = std::min<int64_t>(layout.dim - d, kLanes);
       Vec block[kLanes];
+      // tokens lie too far apart for the hardware to foresee the next block
+      for (int64_t i = 0; i < kLanes; ++i) __builtin_prefetch(src + (x + kLanes + i) * step + d);
+      if (count == kLanes && dims == kLanes) {
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < kLanes; ++i) block[i] = load_whole(src + (x + i) * step + d);
+        transpose(block);
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < kLanes; ++i) store(dst + (d + i) * ld + x, block[i] * factor);
+        continue;
+      }
       for (int64_t i = 0; i < kLanes; ++i) block[i] = i < count ? load_part(src + (x + i) * step + d, dims) : Vec{};
       transpose(block);
       for (int64_t i = 0; i < dims; ++i) store(dst + (d + i) * ld + x, block[i] * factor);
@@ -119,6 +137,14 @@ static void unpack(const float* src, int64_t ld, int64_t count, int64_t dim, Vec
   for (int64_t d = 0; d < dim; d += kLanes) {
     const int64_t dims = std::min<int64_t>(dim - d, kLanes);
     Vec block[kLanes];
+    if (count == kLanes && dims == kLanes) {
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kLanes; ++i) block[i] = load(src + (d + i) * ld) * factor;
+      transpose(block);
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kLanes; ++i) store_part(out + i * step + d, block[i], kLanes);
+      continue;
+    }
     for (int64_t i = 0; i < kLanes; ++i) block[i] = i < dims ? load(src + (d + i) * ld) * factor : Vec{};
     transpose(block);
     for (int64_t i = 0; i < count; ++i) store_part(out + i * step + d, block[i], dims);
@@ -140,7 +166,8 @@ static void score_block(const float* q, int64_t q_row, int64_t q_ld, const float
     for (int r = 0; r < R; ++r) query[r] = load(q + r * q_row + d * q_ld);
 #pragma GCC unroll 8
     for (int o = 0; o < O; ++o) {
-      const Vec k = load(key + d * key_ld + o);
+      Vec k = load(key + d * key_ld + o);
+      if constexpr (R > 1) keep(k);
 #pragma GCC unroll 3
       for (int r = 0; r < R; ++r) acc[r][o] += query[r] * k;
     }
@@ -177,7 +204,8 @@ static void mix_block(const MixArguments& a, int64_t d0) {
       for (int r = 0; r < R; ++r) w[r] = load(weight + r * a.weight_row);
 #pragma GCC unroll 8
       for (int d = 0; d < D; ++d) {
-        const Vec v = load(value + d * a.ld);
+        Vec v = load(value + d * a.ld);
+        if constexpr (R > 1) keep(v);
 #pragma GCC unroll 3
         for (int r = 0; r < R; ++r) acc[r][d] += w[r] * v;
       }
@@ -227,19 +255,6 @@ static inline void score(int64_t rows, int64_t kw, const float* q, int64_t q_row
     else if constexpr (kMaxRows >= 3)
       score_row<3, kMaxOffsets>(width, q, q_row, q_ld, key + o, key_ld, dim, out, score_stride, score_offset);
     o += width;
-  }
-}
-
-// Key rows p = 0 .. kh + rows - 2 of `rows` neighbouring query rows; row r sees p = r .. r + kh - 1.
-// Calls f(first row, number of rows, first p, number of p) for runs of p that the same rows see.
-template <typename F>
-static void for_each_run(int64_t rows, int64_t kh, F f) {
-  for (int64_t p = 0; p < kh + rows - 1;) {
-    const int64_t first = std::max<int64_t>(0, p - kh + 1), last = std::min(rows - 1, p);
-    int64_t end = p + 1;
-    while (end < kh + rows - 1 && std::max<int64_t>(0, end - kh + 1) == first && std::min(rows - 1, end) == last) ++end;
-    f(first, last - first + 1, p, end - p);
-    p = end;
   }
 }
 
