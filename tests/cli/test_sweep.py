@@ -1,6 +1,7 @@
 """Sweeps: refused whole before the first job, otherwise every job a process whose death is its own."""
 
 import csv
+import functools
 import io
 import json
 import os
@@ -124,7 +125,11 @@ def alive(pid: int) -> bool:
 def test_an_interrupt_stops_the_jobs_and_still_reports(project, number, code):
     sweep = project / "sweep"
     arguments = [sys.executable, "train.py", "-m", "model.variant=sleep", "seed=0,1", f"run_dir={sweep}"]
-    parent = subprocess.Popen(arguments, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # a test run in the background of a shell ignores SIGINT, and so would its children
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    parent = subprocess.Popen(
+        arguments, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen
+    )
     started = sweep / "0_seed=0" / "started"
     deadline = time.monotonic() + 200
     while not started.exists():

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vantage.ops.neighborhood_attention import registration  # noqa: F401 defines the ops
 from vantage.ops.neighborhood_attention.arguments import check_arguments, compute_dtype, is_autocast, per_axis
 from vantage.ops.neighborhood_attention.dispatch import BACKENDS, call_backend, resolve_backend
 

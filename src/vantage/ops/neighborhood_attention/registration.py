@@ -21,8 +21,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-from vantage.ops.neighborhood_attention.windows import Axis
+from vantage.ops.neighborhood_attention.windows import Axis, count_pairs
 
 LIBRARY = torch.library.Library("vantage", "FRAGMENT")
 WINDOW = "int[] kernel_size, int[] dilation, int[] stride, int[] is_causal, float scale"
@@ -33,6 +34,7 @@ BACKWARD = (
 )
 
 
+@functools.cache
 def define(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
     """Defines both ops of the backend `name`; returns attend(q, k, v, axes, scale, bias) -> (out, lse)."""
     forward = f"neighborhood_attention_{name}"
@@ -65,6 +67,8 @@ def define(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
         torch.library.register_fake(qualified, fake, lib=LIBRARY)
         torch.library.register_autograd(qualified, gradient, setup_context=save, lib=LIBRARY)
         torch.library.register_vmap(qualified, fold, lib=LIBRARY)
+    register_flop_formula(getattr(torch.ops.vantage, forward))(forward_flops)
+    register_flop_formula(getattr(torch.ops.vantage, backward))(backward_flops)
 
     def attend(
         q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, ...], scale: float, bias: Tensor | None
@@ -88,6 +92,19 @@ def save_for_backward(ctx, inputs, output) -> None:
     q, k, v, bias, *ctx.window = inputs
     ctx.save_for_backward(q, k, v, bias, *output)
     ctx.set_materialize_grads(False)
+
+
+def forward_flops(q_shape, k_shape, v_shape, bias_shape, kernel_size, dilation, stride, is_causal, scale, **_) -> int:
+    """For torch.utils.flop_counter: the pairs that attend, scored and mixed, multiply-adds counted twice."""
+    batch, *lengths, heads, head_dim = q_shape
+    axes = tuple(map(Axis, lengths, kernel_size, dilation, stride, map(bool, is_causal)))
+    return 4 * batch * heads * count_pairs(axes) * head_dim
+
+
+def backward_flops(grad_out_shape, grad_lse_shape, *rest, **_) -> int:
+    """Five products where the forward pass has two."""
+    shapes_of_inputs, window = rest[:4], rest[6:]
+    return forward_flops(*shapes_of_inputs, *window) * 5 // 2
 
 
 def fake_forward(q, k, v, bias, kernel_size, dilation, stride, is_causal, scale):
@@ -133,3 +150,8 @@ def looped(op, info, in_dims, tensors: tuple[Tensor | None, ...], window) -> tup
         return (t if dim is None else t.select(dim, index) for t, dim in zip(tensors, in_dims))
 
     return tuple(map(torch.stack, zip(*(op(*at(index), *window) for index in range(info.batch_size)))))
+
+
+# all at once, before a FlopCounterMode takes its copy of the formulas: the backends themselves load at their first call
+for _name in ("native", "triton", "cuda"):
+    define(_name)
