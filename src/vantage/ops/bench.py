@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     machine = describe_machine(torch.device(arguments.device))
     print("python -m vantage.ops.bench " + " ".join(argv))
     for line in machine["lines"]:
-        print(line)
+        print(line, flush=True)
     result = modules[arguments.op].run(arguments)
     if arguments.json:
         record = {"command": argv, "machine": machine, "result": result}
@@ -162,6 +162,7 @@ def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str
         print("  ".join((row[0].ljust(len(first)), *others)).rstrip())
     for note in notes:
         print(note)
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -221,7 +221,7 @@ def print_comparison(title: str, shape: Shape, samples: dict, gemm: float, copy:
     headings = [""]
     for part in parts:
         headings += [f"{part} ms", "spread", "% gemm"]
-        headings += ["% copy"] * (is_gpu and part in TENSORS_OF_PART) + [f"{rival} / it"]
+        headings += ["% copy"] * (is_gpu and part in TENSORS_OF_PART) + [f"x {rival}"]
     rows = []
     for name in dict.fromkeys(name for name, _ in medians):
         row = [name]
