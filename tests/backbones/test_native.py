@@ -15,7 +15,7 @@ from .families import FAMILIES, SIZES, gradients, images, small
 CASES = {
     "maxvit": [
         ("maxvit_pico32", [(32, 32), (64, 96)], {}),
-        ("test_maxvit", [(128, 128)], {"img_size": 128}),
+        *([("test_maxvit", [(128, 128)], {"img_size": 128})] if timm.is_model("test_maxvit") else []),
         ("maxvit_rmlp_pico_rw_256", [(128, 160)], {"img_size": (128, 160)}),
     ],
     "vit": [

@@ -108,7 +108,9 @@ def test_offline_opens_no_network_connection_and_closes_its_runs(tmp_path):
     assert mode == "offline"
     directories = sorted(path.name for path in (tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert sorted(name.rsplit("-", 1)[1] for name in directories) == sorted(ids)
-    assert "WARNING" not in done.stderr
+    # W&B 0.22 says of every offline run that it ignores `resume`; later versions do not
+    said = [line for line in done.stderr.splitlines() if "`resume` will be ignored" not in line]
+    assert "WARNING" not in "\n".join(said)
     if command[0] != "strace":
         pytest.skip("the run is right, but without strace nobody watched its network calls")
     calls = trace.read_text()

@@ -32,8 +32,8 @@ def device_of(backend):
 
 def op(backend, shape):
     """q, k, v[, bias] -> (out, lse)"""
-    attend = through_op(backend)
-    return lambda q, k, v, bias=None: attend(q, k, v, shape.axes, 0.4, bias)
+    attend, axes = through_op(backend), shape.axes
+    return lambda q, k, v, bias=None: attend(q, k, v, axes, 0.4, bias)
 
 
 @backends([*REGISTERED, *ON_GPU])
@@ -92,11 +92,9 @@ def test_a_dynamic_graph_has_a_fixed_map_and_any_batch(backend):
         graphs.append(graph)
         return graph
 
-    attend = through_op(backend)
-    attend(*torch.randn(3, 1, 7, 8, 2, 8), PLAIN.axes, 0.4, None)  # skips what cannot run
-    compiled = torch.compile(
-        lambda q: attend(q, q, q, PLAIN.axes, 0.4, None)[0], fullgraph=True, backend=keep, dynamic=True
-    )
+    attend, axes = through_op(backend), PLAIN.axes
+    attend(*torch.randn(3, 1, 7, 8, 2, 8), axes, 0.4, None)  # skips what cannot run
+    compiled = torch.compile(lambda q: attend(q, q, q, axes, 0.4, None)[0], fullgraph=True, backend=keep, dynamic=True)
     for batch in (3, 4, 6):  # equal sizes of one call share a symbol, and heads are fixed, too
         q = torch.randn(batch, 7, 8, 2, 8)
         torch.testing.assert_close(compiled(q), attend(q, q, q, PLAIN.axes, 0.4, None)[0])
