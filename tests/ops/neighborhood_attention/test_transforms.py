@@ -83,6 +83,7 @@ def test_compile_of_auto_traces_no_choice():
     torch.testing.assert_close(compiled(q), neighborhood_attention(q, q, q, (2, 3)))
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.10."), reason="Dynamo of torch 2.10 takes symbols for no constants")
 @backends(["native", "tiled-halo"])
 def test_a_dynamic_graph_has_a_fixed_map_and_any_batch(backend):
     torch._dynamo.reset()
@@ -92,9 +93,11 @@ def test_a_dynamic_graph_has_a_fixed_map_and_any_batch(backend):
         graphs.append(graph)
         return graph
 
-    attend, axes = through_op(backend), PLAIN.axes
-    attend(*torch.randn(3, 1, 7, 8, 2, 8), axes, 0.4, None)  # skips what cannot run
-    compiled = torch.compile(lambda q: attend(q, q, q, axes, 0.4, None)[0], fullgraph=True, backend=keep, dynamic=True)
+    attend = through_op(backend)
+    attend(*torch.randn(3, 1, 7, 8, 2, 8), PLAIN.axes, 0.4, None)  # skips what cannot run
+    compiled = torch.compile(  # axes are made while tracing, as the op makes them
+        lambda q: attend(q, q, q, PLAIN.axes, 0.4, None)[0], fullgraph=True, backend=keep, dynamic=True
+    )
     for batch in (3, 4, 6):  # equal sizes of one call share a symbol, and heads are fixed, too
         q = torch.randn(batch, 7, 8, 2, 8)
         torch.testing.assert_close(compiled(q), attend(q, q, q, PLAIN.axes, 0.4, None)[0])
