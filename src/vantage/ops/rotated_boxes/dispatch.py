@@ -1,0 +1,55 @@
+"""From a backend's name to its function; the native library is built when first needed."""
+
+import functools
+import importlib
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("native", "reference")
+FUNCTIONS: dict[tuple[str, str], Callable] = {}  # by backend and op: those that were resolved
+
+log = logging.getLogger("vantage.ops.rotated_boxes")
+
+
+def backend_function(op: str, backend: str, example: Tensor) -> Callable:
+    """The function of `op` that a call with tensors like `example` runs on. `auto` takes native where it can run, else
+    the reference, and says which once; a name is taken at its word."""
+    name, missing = resolved(op, backend, example.device.type, example.dtype)
+    if name is None:
+        raise ValueError(f"{op}: backend={backend!r} is unknown; use auto, {' or '.join(BACKENDS)}")
+    if missing:
+        raise RuntimeError(f"{op}: backend={backend!r} cannot run: {missing}")
+    return FUNCTIONS[name, op]
+
+
+def resolved(op: str, backend: str, device: str, dtype: torch.dtype) -> tuple[str | None, str | None]:
+    return cached_resolved(op, backend, device, dtype)
+
+
+# torch.compile must not trace a compiler's run; what torch.compiler.assume_constant_result does, without its import
+resolved._dynamo_marked_constant = True
+
+
+@functools.cache
+def cached_resolved(op: str, backend: str, device: str, dtype: torch.dtype) -> tuple[str | None, str | None]:
+    """(name or None if unknown, why it cannot run or None)."""
+    if backend not in ("auto", *BACKENDS):
+        return None, None
+    names = BACKENDS if backend == "auto" else (backend,)
+    refusals = []
+    for name in names:
+        module = importlib.import_module(f"vantage.ops.rotated_boxes.{name}")
+        FUNCTIONS[name, op] = getattr(module, op)
+        missing = module.unavailable(device)
+        if missing and backend != "auto":
+            return name, missing
+        if not missing:
+            break
+        refusals.append(f"{name} cannot run: {missing}")
+    if backend == "auto":
+        kind = str(dtype).removeprefix("torch.")
+        log.info("; ".join((f"{op}: backend '{name}' for {kind} on {device}", *refusals)))
+    return name, None
