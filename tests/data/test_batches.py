@@ -10,11 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from vantage.data.augment import Augment
+from vantage.data.base import auto_workers
 from vantage.data.dataset import EpochSampler
 from vantage.data.digits import Digits
 from vantage.data.errors import DataError
 from vantage.data.image_folder import ImageFolder
-from vantage.data.module import auto_workers
 
 from .writers import write_folder
 

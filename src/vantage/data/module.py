@@ -1,31 +1,26 @@
-"""What all classification data modules share: options, caching, loaders. A format adds how its files are read."""
+"""What all classification data modules share: options, caching, labels. A format adds how its files are read."""
 
 import functools
 import logging
 import math
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import pytorch_lightning as pl
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from vantage.data.augment import Augment
-from vantage.data.dataset import EpochSampler, ImageDataset, Loader, as_batch
+from vantage.data.base import STAGES, VisionData, require
+from vantage.data.dataset import ImageDataset
 from vantage.data.errors import DataError
 from vantage.data.images import INTERPOLATIONS, as_evaluated, fit, read_image
 from vantage.data.info import DataInfo
 from vantage.data.store import FileStore, MemoryStore, Store, decode_all, estimate_bytes, usable_cores
 
 log = logging.getLogger(__name__)
-
-SPLITS = ("train", "val", "test")
-STAGES = {"fit": SPLITS, None: SPLITS, "validate": ("val",), "test": ("test",), "predict": ()}
-LUMA = torch.tensor([0.299, 0.587, 0.114])
 
 
 @dataclass
@@ -42,21 +37,14 @@ class RawSplit:
         return RawSplit(source, self.labels[index], [self.names[i] for i in picked])
 
 
-class ClassificationData(pl.LightningDataModule):
+class ClassificationData(VisionData):
     """Train, val and test loaders of {"image": float (B, C, H, W), "label": int64 (B,), "index": int64 (B,)}.
 
     image_size: the size of every batch; pictures are resized to cover it and cut from the centre.
-    in_chans: 1 or 3; pictures are converted. mean, std: of pixels in 0..1; None: the data set's own.
-    batch_size counts samples per process. drop_last leaves the last, smaller training batch of each epoch out (which
-    samples it holds changes with the order); evaluation never drops a sample.
-    seed orders and augments; split_seed cuts splits, so that runs of many seeds are tested on the same samples.
-    num_workers: "auto" is 0 where a batch is one indexing of memory, else as many as the cores allow.
-    cache: keep decoded pictures in memory: "auto" if they take no more than cache_gb (per split), or True, or False.
-    on_bad_sample: "raise" or "skip" (counted, logged).
     augment: of training pictures; {} or None: default_augment.
     """
 
-    tasks = ("classification",)  # what its labels are for; the composition check refuses other tasks
+    tasks = ("classification",)
 
     def __init__(
         self,
@@ -79,32 +67,31 @@ class ClassificationData(pl.LightningDataModule):
         augment: Augment | dict | None,
         default_augment: Augment | None,
     ) -> None:
-        super().__init__()
-        size = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
-        _require(len(size) == 2 and min(size) >= 1, "image_size", image_size, "a side or [height, width]")
-        _require(in_chans in (1, 3), "in_chans", in_chans, "1 or 3")
-        _require(interpolation in INTERPOLATIONS, "interpolation", interpolation, " or ".join(INTERPOLATIONS))
-        _require(0 < center_crop <= 1, "center_crop", center_crop, "in (0, 1]")
-        _require(batch_size >= 1, "batch_size", batch_size, ">= 1")
-        _require(eval_batch_size is None or eval_batch_size >= 1, "eval_batch_size", eval_batch_size, ">= 1 or null")
-        workers_ok = num_workers == "auto" or (isinstance(num_workers, int) and num_workers >= 0)
-        _require(workers_ok, "num_workers", num_workers, "auto or a count >= 0")
-        _require(cache in ("auto", True, False), "cache", cache, "auto, true or false")
-        _require(on_bad_sample in ("raise", "skip"), "on_bad_sample", on_bad_sample, "raise or skip")
-        _require(seed >= 0 and split_seed >= 0, "seed and split_seed", (seed, split_seed), ">= 0")
-        self.image_size = (size[0], size[1])
-        self.in_chans = in_chans
-        self.mean, self.std = _per_channel("mean", mean, in_chans), _per_channel("std", std, in_chans)
+        super().__init__(
+            image_size=image_size,
+            in_chans=in_chans,
+            mean=mean,
+            std=std,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            drop_last=drop_last,
+            num_workers=num_workers,
+            cache=cache,
+            cache_gb=cache_gb,
+            on_bad_sample=on_bad_sample,
+            seed=seed,
+            split_seed=split_seed,
+        )
+        require(interpolation in INTERPOLATIONS, "interpolation", interpolation, " or ".join(INTERPOLATIONS))
+        require(0 < center_crop <= 1, "center_crop", center_crop, "in (0, 1]")
         self.interpolation, self.center_crop = interpolation, center_crop
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
-        self.drop_last, self.num_workers = drop_last, num_workers
-        self.cache, self.cache_gb = cache, cache_gb
-        self.skip_bad = on_bad_sample == "skip"
-        self.seed, self.split_seed = seed, split_seed
-        self.augment: Augment = augment or default_augment or Augment()
-        self.datasets: dict[str, ImageDataset] = {}
+        self.augment = augment or default_augment or Augment()
+        if not isinstance(self.augment, Augment):
+            raise DataError(
+                f"augment is a {type(self.augment).__name__}, which moves boxes that class labels do not have; "
+                "use augment=default, or another file of configs/augment"
+            )
         self._raw: dict[str, RawSplit] | None = None
-        self._info: DataInfo | None = None
 
     # ---- what a format defines
 
@@ -123,34 +110,7 @@ class ClassificationData(pl.LightningDataModule):
             if name in self._raw and name not in self.datasets:
                 self.datasets[name] = self._build(name, self._raw[name])
 
-    @property
-    def info(self) -> DataInfo:
-        if self._info is None:
-            raise RuntimeError("data.info is known after setup()")
-        return self._info
-
-    def train_dataloader(self) -> Loader:
-        loader = self._loader("train", self.batch_size)
-        left_out = len(loader.sampler) % self.batch_size
-        if self.drop_last and not len(loader):
-            raise DataError(
-                f"data.drop_last=true leaves no batch: {len(loader.sampler)} training samples are fewer than "
-                f"data.batch_size={self.batch_size}; use a smaller batch_size or data.drop_last=false"
-            )
-        if self.drop_last and left_out:
-            log.info("data.drop_last=true leaves the last %d samples of each epoch's order out", left_out)
-        return loader
-
-    def val_dataloader(self) -> Loader | list:
-        return self._loader("val", self.eval_batch_size)
-
-    def test_dataloader(self) -> Loader | list:
-        return self._loader("test", self.eval_batch_size)
-
     # ---- for tasks and pictures
-
-    def sample_name(self, split: str, index: int) -> str:
-        return self.datasets[split].names[index]
 
     def predict_transform(self) -> Callable[[Image.Image], Tensor]:
         """Any PIL picture -> the normalised (C, H, W) that evaluation would see."""
@@ -160,40 +120,9 @@ class ClassificationData(pl.LightningDataModule):
 
     # ---- parts
 
-    def _loader(self, split: str, batch_size: int) -> Loader | list:
-        self.setup({"train": "fit", "val": "validate", "test": "test"}[split])
-        if split not in self.datasets:
-            return []  # Lightning's word for "none"
-        dataset, is_train = self.datasets[split], split == "train"
-        on_gpu = self._on_gpu()
-        workers = self.num_workers
-        if workers == "auto":
-            workers = auto_workers(usable_cores(), self._local_processes(), _is_light(dataset), on_gpu)
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        return Loader(
-            dataset,
-            batch_size=batch_size,
-            sampler=EpochSampler(dataset, shuffle=is_train, seed=self.seed, repeat=is_train),
-            drop_last=is_train and self.drop_last,
-            collate_fn=as_batch,
-            num_workers=workers,
-            generator=torch.Generator().manual_seed(self.seed),  # else each start draws from the model's generator
-            # fork shares the decoded pictures and the marks of bad samples; where it is missing both are sent over
-            multiprocessing_context="fork"
-            if workers and "fork" in torch.multiprocessing.get_all_start_methods()
-            else None,
-            persistent_workers=workers > 0,
-            prefetch_factor=4 if workers else None,
-            pin_memory=on_gpu,
-        )
-
-    def _on_gpu(self) -> bool:
-        if self.trainer is not None:
-            return self.trainer.strategy.root_device.type == "cuda"
-        return torch.cuda.is_available()
-
-    def _local_processes(self) -> int:
-        return self.trainer.num_devices if self.trainer is not None else 1
+    def is_light(self, dataset: ImageDataset) -> bool:
+        is_sized = isinstance(dataset.store, MemoryStore) and dataset.store.pixels.shape[-2:] == dataset.info.image_size
+        return is_sized and (dataset.augment is None or dataset.augment.is_light)
 
     def _build(self, split: str, raw: RawSplit) -> ImageDataset:
         is_train = split == "train"
@@ -255,49 +184,10 @@ class ClassificationData(pl.LightningDataModule):
     def _drop_bad(self, split: str, raw: RawSplit, bad: dict[int, str]) -> RawSplit:
         if not bad:
             return raw
-        first = next(iter(bad.values()))
-        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        if not self.skip_bad:
-            raise DataError(f"{first}{more}; data.on_bad_sample=skip leaves such samples out")
-        for reason in bad.values():
-            log.warning("skipped %s", reason)
-        log.warning("%d of %d %s samples are bad and were skipped", len(bad), len(raw.labels), split)
+        self.report_bad(list(bad.values()), f"{len(bad)} of {len(raw.labels)} {split} samples are bad and were skipped")
         return raw.select(torch.tensor([i for i in range(len(raw.labels)) if i not in bad], dtype=torch.int64))
-
-
-def auto_workers(cores: int, processes: int, is_light: bool, on_gpu: bool) -> int:
-    """Loader workers per training process.
-
-    Light batches (one indexing of memory) cost less than handing them from process to process. On a CPU that also
-    trains, every worker takes a core from the computation.
-    """
-    if is_light:
-        return 0
-    mine = max(1, cores // processes)
-    return min(16, max(1, mine - 1)) if on_gpu else min(8, max(1, mine // 4))
-
-
-def _is_light(dataset: ImageDataset) -> bool:
-    is_sized = isinstance(dataset.store, MemoryStore) and dataset.store.pixels.shape[-2:] == dataset.info.image_size
-    return is_sized and (dataset.augment is None or dataset.augment.is_light)
 
 
 def _decode(path: str, in_chans: int, size: tuple[int, int] | None, center_crop: float, interpolation: str) -> Tensor:
     image = read_image(path, in_chans)
     return image if size is None else fit(image, size, center_crop, interpolation)
-
-
-def _require(holds: bool, name: str, value: object, allowed: str) -> None:
-    if not holds:
-        raise DataError(f"data.{name}={value!r} is not {allowed}")
-
-
-def _per_channel(name: str, values: Sequence[float], in_chans: int) -> list[float]:
-    values = [float(value) for value in values]
-    if len(values) == in_chans:
-        return values
-    if len(values) == 1:
-        return values * in_chans
-    if in_chans == 1 and len(values) == 3:  # the grey picture's mean is the luma of the means; its std is close to it
-        return [float(torch.tensor(values) @ LUMA)]
-    raise DataError(f"data.{name} has {len(values)} values for data.in_chans={in_chans}")
