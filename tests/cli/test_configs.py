@@ -17,7 +17,7 @@ from .small_project import ROOT
 
 CONFIGS = ROOT / "configs"
 GROUPS = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name != "hydra")
-FILES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.glob("*/*.yaml"))
+FILES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.glob("*/**/*.yaml"))
 SAMPLED = [group for group in GROUPS if group not in ("paths", "debug", "experiment")]
 COMBINATIONS = 24
 
@@ -26,7 +26,19 @@ NEEDS = {
     "attention/native": ["position=none"],
     "position/rel_bias": ["attention=softmax"],
     "position/rope_axial": ["attention=softmax"],
+    **{name: ["task=rotated_detection"] for name in FILES if name.startswith("task/detector/")},
 }
+
+
+def tasks_of(data: str) -> tuple[str, ...]:
+    """What the labels of configs/data/<data>.yaml are for; a pointer is followed."""
+    node = yaml.safe_load((CONFIGS / "data" / f"{data}.yaml").read_text())
+    return import_object(node["_target_"]).tasks if "_target_" in node else tasks_of(node["defaults"][0])
+
+
+def needs(name: str) -> list[str]:
+    group, _, choice = name.rpartition("/")
+    return NEEDS.get(name, []) + ([f"task={tasks_of(choice)[0]}"] if group == "data" else [])
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +60,8 @@ def targets_of(node) -> list[str]:
 
 @pytest.mark.parametrize("name", [name for name in FILES if not name.startswith("hydra/")])
 def test_every_file_composes_alone_and_passes_the_check(loader, name):
-    group, _, choice = name.partition("/")
-    cfg, sources = compose.compose(loader, "train", [f"{group}={choice}", *NEEDS.get(name, [])])
+    group, _, choice = name.rpartition("/")
+    cfg, sources = compose.compose(loader, "train", [f"{group}={choice}", *needs(name)])
     check(cfg, sources, "train")
 
 
@@ -61,6 +73,7 @@ def test_sampled_combinations_pass_the_check_or_are_refused_for_a_reason(loader)
     passed, refused = 0, {}
     for _ in range(COMBINATIONS):
         picked = {group: sample.choice(options) for group, options in choices.items()}
+        picked["data"] = sample.choice([data for data in choices["data"] if picked["task"] in tasks_of(data)])
         overrides = [f"{group}={choice}" for group, choice in picked.items()]
         cfg, sources = compose.compose(loader, "train", overrides)
         try:

@@ -7,18 +7,17 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torch.nn import functional as F
 
+from vantage.analysis.confusion import count_confusions, draw_confusion, top_confusions
 from vantage.analysis.figures import DPI, save
 from vantage.data.info import DataInfo
 from vantage.tasks.classification.pictures import (
     Evidence,
-    count_confusions,
+    confusion_title,
     draw_batch,
-    draw_confusion,
     draw_mistakes,
     draw_predictions,
     target_caption,
     to_pictures,
-    top_confusions,
 )
 
 
@@ -48,7 +47,8 @@ def test_confusion_counts_are_those_of_scikit_learn(num_classes):
 def test_the_confusion_matrix_shows_the_counts_of_scikit_learn(tmp_path):
     labels, predictions = labels_and_predictions(10)
     expected = confusion_matrix(labels, predictions)
-    figure = draw_confusion(count_confusions(labels, predictions, 10), info(10).class_names, split="test")
+    counts = count_confusions(labels, predictions, 10)
+    figure = draw_confusion(counts, info(10).class_names, title=confusion_title(counts, "test"))
     shown = {text.get_position(): int(text.get_text()) for text in figure.axes[0].texts}
     assert shown == {(j, i): expected[i, j] for i in range(10) for j in range(10) if expected[i, j]}
     shares = confusion_matrix(labels, predictions, normalize="true")
@@ -61,7 +61,7 @@ def test_many_classes_list_their_confusions_and_a_class_without_samples_is_blank
     counts = torch.zeros(100, 100, dtype=torch.long)
     counts.fill_diagonal_(50)
     counts[3, 7], counts[8, 2], counts[5] = 9, 4, 0
-    figure = draw_confusion(counts, info(100).class_names, split="val")
+    figure = draw_confusion(counts, info(100).class_names, title="Confusions")
     assert not figure.axes[0].texts
     assert top_confusions(counts, info(100).class_names) == ["9×  class 3 → class 7", "4×  class 8 → class 2"]
     assert "class 3 → class 7" in " ".join(texts(figure))
@@ -74,7 +74,8 @@ def test_many_classes_list_their_confusions_and_a_class_without_samples_is_blank
 def test_nothing_is_cut_off(num_classes, tmp_path):
     labels, predictions = labels_and_predictions(num_classes)
     names = [f"a rather long name {k}" for k in range(num_classes)]
-    figure = draw_confusion(count_confusions(labels, predictions, num_classes), names, split="validation")
+    counts = count_confusions(labels, predictions, num_classes)
+    figure = draw_confusion(counts, names, title=confusion_title(counts, "validation"))
     save(figure, tmp_path / "confusion.png")
     page, drawn = figure.bbox, figure.get_tightbbox()  # pixels, inches
     assert drawn.x0 >= 0

@@ -8,7 +8,8 @@ from torch import nn
 
 from vantage.data.images import as_evaluated
 from vantage.data.info import DataInfo
-from vantage.tasks.classification.predict import draw_sheets, find_files, predict_files
+from vantage.tasks.classification.predict import draw_sheets, predict_files
+from vantage.tasks.files import find_files
 
 INFO = DataInfo(3, ["red", "green", "blue"], 3, (8, 12), [0.5] * 3, [0.25] * 3)
 

@@ -16,6 +16,8 @@ from vantage.training.pictures import Pictures
 class Told:
     """Pictures that remember what they were told."""
 
+    every_validation = False
+
     def __init__(self):
         self.calls = []
 
@@ -105,6 +107,16 @@ def test_the_first_batch_the_last_validation_and_the_test(tmp_path, sanity):
         (f"pictures/{name}", [str(tmp_path / "pictures" / f"{name}.png")]) for name in files
     ]
     assert [step for _, _, step in gallery.images] == [1, 6, 6]
+
+
+def test_pictures_of_every_validation_if_the_task_wants_them(tmp_path):
+    task = Task()
+    task.told.every_validation = True
+    gallery = run(tmp_path, task, sanity=1)
+    one_pass = ["start", 2.0, 4.0, 6.0]
+    every = [*one_pass, ("val", "#3")]
+    assert task.told.calls[1:] == [("first_batch", 1.0, 1.5), *every, *every, *one_pass, ("test", "#3")]
+    assert [step for key, _, step in gallery.images if key == "pictures/all_val"] == [3, 6]
 
 
 def test_a_picture_that_fails_is_told_and_the_run_goes_on(tmp_path, caplog):

@@ -14,13 +14,11 @@ from pytorch_lightning import seed_everything
 from rich import get_console
 
 from vantage.analysis.benchmark import benchmark, benchmark_table, precision_context
-from vantage.analysis.figures import save
 from vantage.cli.build import build_data, build_group, build_task, build_trainer, load_run
 from vantage.cli.table import print_metrics, print_run_dir
-from vantage.data.images import as_evaluated
 from vantage.data.info import DataInfo
 from vantage.tasks.base import Task
-from vantage.tasks.classification.predict import draw_sheets, find_files, predict_files
+from vantage.tasks.files import find_files
 from vantage.training.pictures import Pictures
 
 logger = logging.getLogger(__name__)
@@ -71,32 +69,27 @@ def test(config: DictConfig, checkpoint: Path, run_dir: Path) -> dict[str, float
 
 
 def predict(config: DictConfig, checkpoint: Path, run_dir: Path) -> dict[str, float]:
-    """predictions.json and pictures; the data set the model was trained on is not needed."""
+    """predictions.json, pictures and what else the task leaves; the data set it was trained on is not needed."""
     info = stored_info(checkpoint)
     data = instantiate(config.data)  # its options only, no file is opened
 
-    def transform(image):
-        return as_evaluated(image, info, center_crop=data.center_crop, interpolation=data.interpolation)
-
-    task = load_task(config, checkpoint, info)
+    task = load_task(config, checkpoint, info).eval()
     device = device_of(config)
     files = find_files(config.predict)
     with precision_context(config.trainer.precision, device):
-        result = predict_files(task, files, transform, batch_size=data.eval_batch_size, device=device)
-    write_json(run_dir / "predictions.json", {"checkpoint": str(checkpoint), **result.as_json(info.class_names)})
-    if not result.made:
-        file, reason = result.failed[0]
+        report = task.to(device).predict_files(files, data=data, folder=run_dir, device=device)
+    write_json(run_dir / "predictions.json", {"checkpoint": str(checkpoint), **report.content})
+    if not report.made:
+        file, reason = report.failed[0]
         raise ValueError(f"predict={config.predict}: none of {len(files)} files could be read; {file}: {reason}")
-    for name, figure in draw_sheets(result, task.backbone, info).items():
-        save(figure, run_dir / "pictures" / f"{name}.png")
     console = get_console()
-    console.print(f"{len(result.made)} of {len(files)} files predicted: predictions.json", highlight=False)
-    for file, reason in result.failed[:5]:
+    console.print(f"{report.made} of {len(files)} files predicted: predictions.json", highlight=False)
+    for file, reason in report.failed[:5]:
         logger.warning("%s could not be read: %s", file, reason)
-    if result.failed:
+    if report.failed:
         told = "predictions.json says which and why"
-        console.print(f"{len(result.failed)} of {len(files)} files could not be read; {told}", highlight=False)
-    return {"predict/files": len(result.made), "predict/failed": len(result.failed)}
+        console.print(f"{len(report.failed)} of {len(files)} files could not be read; {told}", highlight=False)
+    return {"predict/files": report.made, "predict/failed": len(report.failed)}
 
 
 def measure(config: DictConfig, checkpoint: Path | None, run_dir: Path) -> dict[str, float]:

@@ -54,7 +54,8 @@ def text(command: str, config_dir: Path) -> str:
 def group_lines(command: str, config_dir: Path) -> list[str]:
     defaults = read_defaults(config_dir / f"{command}.yaml")
     width = min(shutil.get_terminal_size((120, 24)).columns, 120)
-    order = [*defaults, *sorted(path.name for path in config_dir.iterdir() if path.is_dir())]
+    folders = sorted(path for path in config_dir.rglob("*") if path.is_dir())
+    order = [*defaults, *(path.relative_to(config_dir).as_posix() for path in folders)]
     lines = []
     for group in dict.fromkeys(order):
         choices = sorted(path.stem for path in (config_dir / group).glob("*.yaml"))
@@ -62,7 +63,10 @@ def group_lines(command: str, config_dir: Path) -> list[str]:
         marked = [f"{choice}*" if choice in (chosen or ()) else choice for choice in choices]
         if choices and group != "hydra":
             lines += textwrap.wrap(
-                ", ".join(marked), width, initial_indent=f"  {group:<12}", subsequent_indent=" " * 14
+                ", ".join(marked),
+                width,
+                initial_indent=f"  {group:<12}" if len(group) < 12 else f"  {group} ",
+                subsequent_indent=" " * 14,
             )
     return lines
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
@@ -14,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from vantage.tasks.files import Report
 from vantage.training import ema, random_state
 from vantage.training.meter import EpochMeter
 from vantage.training.optimizer import OptimizerFactory
@@ -32,6 +34,8 @@ class Task(pl.LightningModule):
 
     `config_text`, set by the caller, goes into every checkpoint with what eval needs to rebuild the task.
     """
+
+    monitor: str  # the validation metric, the higher the better, that picks the best checkpoint and stops early
 
     def __init__(
         self,
@@ -75,6 +79,15 @@ class Task(pl.LightningModule):
         """Sum over the installed attentions that have a loss of their own, of the forward pass just done."""
         losses = [attention.auxiliary_loss() for attention in self._with_auxiliary_loss]
         return torch.stack(losses).sum() if losses else None
+
+    def predict_files(
+        self, files: Sequence[Path], *, data: pl.LightningDataModule, folder: Path, device: torch.device
+    ) -> Report:
+        """Predicts for image files and leaves pictures and a task's other files, but predictions.json, in `folder`.
+
+        `data` is the data module the task was trained on, for its options: no file of it is opened.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not predict files")
 
     # optimizer
 

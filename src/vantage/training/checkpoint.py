@@ -20,13 +20,13 @@ def pick(run_dir: str | Path) -> Path:
 
 
 class BestAndLast(pl.callbacks.Checkpoint):
-    """Writes last.ckpt after every epoch and best.ckpt when `monitor` is at least as good as before.
+    """Writes last.ckpt after every epoch and best.ckpt when `monitor`, None: the task's own, is as good as before.
 
     Of equally good epochs the later wins: its learning rate is lower, and on a small validation set ties are common.
     A file is complete or absent: it is written beside its place and moved there.
     """
 
-    def __init__(self, *, run_dir: str, monitor: str = "val/acc1", mode: str = "max"):
+    def __init__(self, *, run_dir: str, monitor: str | None = None, mode: str = "max"):
         if mode not in ("max", "min"):
             raise ValueError(f"callbacks: the checkpoint's mode is '{mode}'; use max or min")
         self.folder = Path(run_dir) / FOLDER
@@ -40,6 +40,10 @@ class BestAndLast(pl.callbacks.Checkpoint):
     @property
     def state_key(self) -> str:
         return self._generate_state_key(monitor=self.monitor, mode=self.mode)
+
+    def setup(self, trainer: pl.Trainer, task: pl.LightningModule, stage: str) -> None:
+        if self.monitor is None:
+            self.monitor = task.monitor
 
     def state_dict(self) -> dict:
         return {"best": self.best, "best_epoch": self.best_epoch}

@@ -21,6 +21,8 @@ Figures = dict[str, "Figure"]
 class TaskPictures(Protocol):
     """What a task's `pictures()` returns: it is told what passes by, and asked for figures, by file name."""
 
+    every_validation: bool  # draw after each validation of a training, not only after the last
+
     def first_batch(self, batch: Any, outputs: Any) -> Figures:
         """The first training batch as the model saw it; `outputs` is what training_step returned."""
 
@@ -34,7 +36,8 @@ class TaskPictures(Protocol):
 
 
 class Pictures(pl.Callback):
-    """Draws the first training batch, the last validation pass of a training, and every pass of test or validate.
+    """Draws the first training batch, the last validation pass of a training or each of them, as the task's pictures
+    want it, and every pass of test or validate.
 
     A picture that fails is logged with its traceback and does not end the run: the numbers are worth more. Of a
     distributed run the main process draws its own share of the samples.
@@ -71,11 +74,12 @@ class Pictures(pl.Callback):
         self.update(batch, outputs)
 
     def on_validation_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.VALIDATING:
+        if trainer.state.fn == TrainerFn.VALIDATING or (self.pictures.every_validation and not trainer.sanity_checking):
             self.finish(trainer, "val")
 
     def on_fit_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        self.finish(trainer, "val")
+        if not self.pictures.every_validation:
+            self.finish(trainer, "val")
 
     def on_test_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         self.finish(trainer, "test")

@@ -13,18 +13,22 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 
 class ProgressReport(pl.Callback):
-    """Shows loss, `metric` of the last validation, images/s and the remaining time.
+    """Shows loss, `metric` of the last validation (None: the task's own), images/s and the remaining time.
 
     Without a terminal a line is printed at most every `line_seconds` and after each epoch.
     """
 
-    def __init__(self, *, metric: str = "val/acc1", refresh_seconds: float = 0.5, line_seconds: float = 30.0):
+    def __init__(self, *, metric: str | None = None, refresh_seconds: float = 0.5, line_seconds: float = 30.0):
         self.metric = metric
         self.refresh_seconds = refresh_seconds
         self.line_seconds = line_seconds
         self.console = Console()
         self.bar: Progress | None = None
         self._next = 0.0
+
+    def setup(self, trainer: pl.Trainer, task: pl.LightningModule, stage: str) -> None:
+        if self.metric is None:
+            self.metric = task.monitor
 
     def begin(self, total: float | None, label: str) -> None:
         """Starts a bar of `total` batches, or nothing where there is no terminal."""

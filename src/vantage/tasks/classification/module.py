@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytorch_lightning as pl
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from vantage.analysis.figures import save
+from vantage.data.images import as_evaluated
 from vantage.tasks.base import Task
 from vantage.tasks.classification.metrics import ClassificationMetrics
 from vantage.tasks.classification.mix import Mix
 from vantage.tasks.classification.pictures import ClassificationPictures
+from vantage.tasks.classification.predict import draw_sheets, predict_files
+from vantage.tasks.files import Report
 from vantage.training.optimizer import OptimizerFactory
 
 if TYPE_CHECKING:
@@ -30,6 +36,8 @@ class Classification(Task):
     its larger part. A test writes per_class.csv beside the trainer's other files.
     training_step returns the loss, the images as the model saw them and their targets; the other steps the logits.
     """
+
+    monitor = "val/acc1"
 
     def __init__(
         self,
@@ -93,6 +101,17 @@ class Classification(Task):
             write_per_class(
                 Path(self.trainer.default_root_dir) / "per_class.csv", self.data_info.class_names, per_class
             )
+
+    def predict_files(
+        self, files: Sequence[Path], *, data: pl.LightningDataModule, folder: Path, device: torch.device
+    ) -> Report:
+        """Contact sheets with the most probable class of each picture, and the attention over the first of them."""
+        info = self.data_info
+        transform = partial(as_evaluated, info=info, center_crop=data.center_crop, interpolation=data.interpolation)
+        result = predict_files(self, files, transform, batch_size=data.eval_batch_size, device=device)
+        for name, figure in (draw_sheets(result, self.backbone, info) if result.made else {}).items():
+            save(figure, folder / "pictures" / f"{name}.png")
+        return Report(result.as_json(info.class_names), len(result.made), result.failed)
 
     def pictures(self) -> ClassificationPictures:
         return ClassificationPictures(self.backbone, self.data_info)
