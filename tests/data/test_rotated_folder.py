@@ -113,6 +113,15 @@ def test_training_on_tiles_while_whole_pictures_are_evaluated(root):
     assert data.datasets["train"].objects[0].difficult.tolist() == [True]
 
 
+def test_tiles_of_a_picture_are_not_divided_between_training_and_validation(tmp_path):
+    tiles = {f"P{i}__64__{x}___0": SHIPS for i in range(8) for x in (0, 48, 56)}
+    root = write_rotated(tmp_path, {"train_tiles": tiles})
+    data = make(root, train="train_tiles", val_fraction=0.25)
+    pictures = {split: {name.split("__")[0] for name in dataset.names} for split, dataset in data.datasets.items()}
+    assert {split: len(dataset) for split, dataset in data.datasets.items()} == {"val": 6, "train": 18}
+    assert not pictures["train"] & pictures["val"]
+
+
 # bad input
 
 

@@ -7,6 +7,7 @@ root/val/..., root/test/...         where they exist
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from vantage.data.rotated import RotatedData
 from vantage.data.rotated_augment import RotatedAugment
 from vantage.data.rotated_dataset import Objects, RotatedSplit
 from vantage.data.rotated_files import IMAGES, KNOWN, pair_files
+from vantage.data.tiles import picture_of
 from vantage.ops.rotated_boxes import from_corners
 
 log = logging.getLogger(__name__)
@@ -30,7 +32,8 @@ class RotatedFolder(RotatedData):
 
     train: the folder of root to train on, so that tiles of vantage.data.tile can take the pictures' place
     (train=train_tiles); val and test are read whole, for results count on whole pictures.
-    Without a val folder, val_fraction of the training pictures (cut by split_seed) becomes the validation split.
+    Without a val folder, val_fraction of the training pictures (cut by split_seed) becomes the validation split; where
+    these are tiles, all tiles of a picture do.
     count_difficult: objects of flag 1 are objects like others; otherwise they are ignored, as those cut by a tile (2)
     always are.
     A picture without its label file, a label file without its picture, and a line that is no object are bad samples:
@@ -125,14 +128,20 @@ class RotatedFolder(RotatedData):
         if not self.val_fraction:
             log.warning("data.val_fraction=0 and there is no folder %s: nothing is validated", self.root / "val")
             return {"train": train}
-        count = round(self.val_fraction * len(train.names))
-        if not 0 < count < len(train.names):
+        # all tiles of a picture go to one side, or what is validated on would have been trained on
+        groups: dict[str, list[int]] = defaultdict(list)
+        for i, name in enumerate(train.names):
+            groups[picture_of(name)].append(i)
+        pictures = list(groups.values())
+        count = round(self.val_fraction * len(pictures))
+        if not 0 < count < len(pictures):
             raise DataError(
-                f"data.val_fraction={self.val_fraction} of {len(train.names)} training pictures is {count}, which "
+                f"data.val_fraction={self.val_fraction} of {len(pictures)} training pictures is {count}, which "
                 "leaves none to validate or to train on; use another fraction or a val folder"
             )
-        order = torch.randperm(len(train.names), generator=torch.Generator().manual_seed(self.split_seed)).tolist()
-        return {"val": train.select(sorted(order[:count])), "train": train.select(sorted(order[count:]))}
+        order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(self.split_seed)).tolist()
+        val, kept = (sorted(i for at in part for i in pictures[at]) for part in (order[:count], order[count:]))
+        return {"val": train.select(val), "train": train.select(kept)}
 
     def _scan(self, folder: Path, split: str) -> RotatedSplit:
         pairs, bad_files = pair_files(folder, self.labels)

@@ -90,3 +90,9 @@ def merge_tiles(
 
 def is_tile_name(name: str) -> bool:
     return NAME.fullmatch(name) is not None
+
+
+def picture_of(name: str) -> str:
+    """The name of the picture that a tile shows; of what is no tile, its own."""
+    match = NAME.fullmatch(name)
+    return name if match is None else match["name"]
