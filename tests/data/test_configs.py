@@ -3,10 +3,13 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from vantage.data.augment import Augment
+from vantage.data.errors import DataError
+from vantage.data.rotated_augment import RotatedAugment
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
@@ -60,15 +63,34 @@ def test_data_config_spells_out_every_keyword_with_its_default(root, name):
     assert config["seed"] == 3
 
 
+CHANGED = {
+    Augment: (["augment=flip_crop", "augment.erase=0.3"], {"flip": 0.5, "crop": "pad", "erase": 0.3}),
+    RotatedAugment: (["augment=rotated", "augment.rotate=0.3"], {"flip": 0.5, "transpose": 0.5, "rotate": 0.3}),
+}
+
+
 @pytest.mark.parametrize("name", DATA)
 def test_data_config_makes_its_module(root, name):
     data = instantiate(composed(root, f"data={name}").data)
-    assert isinstance(data.augment, Augment)
+    kind = RotatedAugment if "rotated_detection" in data.tasks else Augment
+    assert isinstance(data.augment, kind)
     assert data.seed == 3
     explicit = instantiate(composed(root, f"data={name}", "augment=none").data)
-    assert vars(explicit.augment) == vars(Augment()) != vars(data.augment)
-    changed = instantiate(composed(root, f"data={name}", "augment=flip_crop", "augment.erase=0.3").data)
-    assert (changed.augment.flip, changed.augment.crop, changed.augment.erase) == (0.5, "pad", 0.3)
+    assert vars(explicit.augment) == vars(kind()) != vars(data.augment)
+    overrides, expected = CHANGED[kind]
+    changed = instantiate(composed(root, f"data={name}", *overrides).data)
+    assert {key: getattr(changed.augment, key) for key in expected} == expected
+    others = next(overrides for other, (overrides, _) in CHANGED.items() if other is not kind)
+    with pytest.raises(InstantiationException) as caught:
+        instantiate(composed(root, f"data={name}", *others).data)
+    assert isinstance(caught.value.__cause__, DataError)
+    assert "use augment=default" in str(caught.value.__cause__)
+
+
+def test_the_default_data_set_of_rotated_detection_is_digits_scene(root):
+    config = composed(root, "data=rotated_detection")
+    assert config.data._target_ == "vantage.data.digits_scene.DigitsScene"
+    assert config.data.default_augment == composed(root, "augment=rotated_digits").augment
 
 
 def test_the_default_data_set_of_classification_is_digits(root):
@@ -86,4 +108,5 @@ def test_augment_config_spells_out_every_option(root, name):
         assert config == known
     else:
         assert config != known
-    assert isinstance(instantiate(composed(root, f"augment={name}").augment), Augment)
+    kind = RotatedAugment if name.startswith("rotated") else Augment
+    assert isinstance(instantiate(composed(root, f"augment={name}").augment), kind)
