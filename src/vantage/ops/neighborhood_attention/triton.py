@@ -34,14 +34,18 @@ attend = define("triton")
 
 def unavailable(q: Tensor, axes: tuple[Axis, ...]) -> str | None:
     """Why this call cannot run, and what to do about it; None where it can."""
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed; pip install triton, which there is for Linux, or use backend='auto'"
     if q.device.type != "cuda" and not (IS_INTERPRETED and q.device.type == "cpu"):
         return f"backend='triton' runs on a GPU and q is on {q.device}; use backend='auto'"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; pip install triton, which there is for Linux, or use backend='tiled'"
     if q.dtype not in DTYPES:
         return f"backend='triton' takes float16, bfloat16 or float32 and q is {q.dtype}; use backend='tiled'"
     if q.shape[-1] > MAX_HEAD_DIM:
         return f"backend='triton' takes a head_dim up to {MAX_HEAD_DIM}, not {q.shape[-1]}; use backend='tiled'"
+    if q.device.type == "cuda" and torch.version.hip is None:
+        major, minor = torch.cuda.get_device_capability(q.device)
+        if major < 8:  # which Triton does not support
+            return f"backend='triton' needs compute capability 8.0, {q.device} has {major}.{minor}; use backend='tiled'"
     return None
 
 
@@ -80,6 +84,7 @@ def plan_of(axes: tuple[Axis, ...], dtype: torch.dtype, head_dim: int, has_bias:
     three = (*(Axis(1, 1),) * (3 - len(axes)), *axes)
     stays, streams = choose_tiles(three, len(axes), stays, streams)
     constants = {"AXES": len(axes), "HEAD_DIM": head_dim, "BLOCK_D": block_d, "num_warps": warps, "num_stages": stages}
+    constants["enable_fp_fusion"] = True  # from Triton 3.10 on a multiplication and an addition would stay apart
     for name, axis in zip("ZYX", three):
         constants |= {f"STRIDE_{name}": axis.stride, f"CAUSAL_{name}": bool(axis.is_causal)}
     tiles = math.prod(axis.dilation * ceil_div(class_length(axis), size) for axis, size in zip(three, stays))
