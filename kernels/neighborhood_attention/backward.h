@@ -31,6 +31,7 @@ static void store_key_gradients(const BackwardCall<T>& call, const Unit& unit, c
     const View<T>& view = which ? call.grad_v : call.grad_k;
     // packed queries carry scale * log2(e)
     const Vec factor = splat(which ? 1.0f : kLn2);
+    Upcoming upcoming;
     for (int64_t row = 0; row < rows; ++row) {
       float* packed = gradients + which * half + row * row_size;
       for (int64_t chunk = 1; chunk < chunks; ++chunk)
@@ -41,9 +42,15 @@ static void store_key_gradients(const BackwardCall<T>& call, const Unit& unit, c
         for (int64_t c = left + width; c < width + layout.kw - 1; ++c) line[c - layout.kw] += line[c];
       }
       T* out = unit.row(view, call.shape, row / unit.n[1], row % unit.n[1]);
-      for (int64_t x = 0; x < width; x += kLanes)
+      upcoming.clear();
+      if (row + 1 < rows)
+        upcoming.add(unit.row(view, call.shape, (row + 1) / unit.n[1], (row + 1) % unit.n[1]), step_x * view.axis[2], width,
+                     layout.dim);
+      for (int64_t x = 0; x < width; x += kLanes) {
+        upcoming.fetch(kLanes);
         unpack(packed + left + x, ld, std::min<int64_t>(kLanes, width - x), layout.dim, factor,
                out + x * step_x * view.axis[2], step_x * view.axis[2]);
+      }
     }
   }
 }
@@ -56,17 +63,18 @@ static void backward_sliding(const BackwardCall<T>& call, const Split& split, in
   const int64_t max_rows = shape.axes[0].class_length(0) * shape.axes[1].class_length(0);
   const int64_t row_size = dim * layout.key_ld, ld = layout.guarded_ld, guard = layout.guard;
   const int64_t group_rows = backward_rows(shape), key_rows = kh + group_rows - 1;
+  const Ring ring(shape, key_rows);
   const int64_t lanes = layout.vectors * kLanes;
   const int64_t bias_size = call.bias ? shape.table_rows() * kw * lanes : 0;
   const int64_t prob_row = volume * ld, query_size = dim * ld;
 
   const int64_t own_gradients = split.chunks == 1 ? gradient_size(shape) : 0;
   Scratch& memory = Scratch::of_thread();
-  const int64_t total = 2 * max_rows * row_size + own_gradients + group_rows * (2 * query_size + 2 * prob_row + 2 * lanes) +
+  const int64_t total = 2 * ring.slots * row_size + own_gradients + group_rows * (2 * query_size + 2 * prob_row + 2 * lanes) +
                         kMaxRows * dim * kLanes + 2 * bias_size;
   float* keys = memory.reserve(total);
-  float* values = keys + max_rows * row_size;
-  float* unit_gradients = values + max_rows * row_size;
+  float* values = keys + ring.slots * row_size;
+  float* unit_gradients = values + ring.slots * row_size;
   float* queries = unit_gradients + own_gradients;
   float* out_grads = queries + group_rows * query_size;
   float* probs = out_grads + group_rows * query_size;
@@ -79,7 +87,7 @@ static void backward_sliding(const BackwardCall<T>& call, const Split& split, in
   // the guard columns of queries and probabilities stay zero for the whole call
   std::memset(queries, 0, size_t(group_rows * (2 * query_size + 2 * prob_row)) * 4);
 
-  std::vector<char> packed(static_cast<size_t>(max_rows));
+  std::vector<int64_t> packed(static_cast<size_t>(ring.slots));  // the map's row that a slot holds
   std::vector<const float*> key_of(static_cast<size_t>(kt * key_rows)), value_of(key_of.size());
   std::vector<float*> key_grad_of(key_of.size()), value_grad_of(key_of.size());
   std::vector<const float*> query_of(static_cast<size_t>(group_rows)), out_grad_of(query_of.size());
@@ -87,6 +95,27 @@ static void backward_sliding(const BackwardCall<T>& call, const Split& split, in
     query_of[r] = queries + r * query_size + guard;
     out_grad_of[r] = out_grads + r * query_size + guard;
   }
+  Upcoming upcoming;
+  // Rows of a group that is not packed yet
+  const auto announce = [&](const Unit& unit, int64_t group, bool fresh) {
+    const int64_t height = unit.n[1], width = unit.n[2], step_x = shape.axes[2].dilation;
+    const int64_t groups_per_frame = (height + group_rows - 1) / group_rows;
+    const int64_t t = group / groups_per_frame, y0 = group % groups_per_frame * group_rows;
+    const int64_t rows = std::min<int64_t>(group_rows, height - y0);
+    for (int64_t ot = 0; ot < kt; ++ot)
+      for (int64_t p = 0; p < kh + rows - 1; ++p) {
+        const int64_t key_t = continued(t + ot - kt / 2, unit.n[0], kt);
+        const int64_t key_y = continued(y0 + p - kh / 2, height, kh);
+        if (!fresh && packed[ring.slot(key_t, key_y)] == key_y) continue;
+        upcoming.add(unit.row(call.k, shape, key_t, key_y), call.k.axis[2] * step_x, width, shape.dim);
+        upcoming.add(unit.row(call.v, shape, key_t, key_y), call.v.axis[2] * step_x, width, shape.dim);
+      }
+    for (int64_t r = 0; r < rows; ++r) {
+      upcoming.add(unit.row(call.q, shape, t, y0 + r), call.q.axis[2] * step_x, width, shape.dim);
+      upcoming.add(unit.row(call.out, shape, t, y0 + r), call.out.axis[2] * step_x, width, shape.dim);
+      upcoming.add(unit.row(call.grad_out, shape, t, y0 + r), call.grad_out.axis[2] * step_x, width, shape.dim);
+    }
+  };
   float* mixed_of[kMaxRows];
   for (int r = 0; r < kMaxRows; ++r) mixed_of[r] = mixed + r * dim * kLanes;
   int64_t biased_head = -1, biased_width = -1;
@@ -99,29 +128,31 @@ static void backward_sliding(const BackwardCall<T>& call, const Split& split, in
     float* key_grads = call.workspace ? call.workspace + task * gradient_size(shape) : unit_gradients;
     float* value_grads = key_grads + max_rows * row_size;
     std::memset(key_grads, 0, size_t(gradient_size(shape)) * 4);
-    std::fill(packed.begin(), packed.end(), 0);
+    std::fill(packed.begin(), packed.end(), -1);
     if (call.bias) {
       if (biased_head != unit.head || biased_width != width)
         expand_bias(call.bias + unit.head * shape.table(), shape, width, layout, kLog2E, bias);
       biased_head = unit.head, biased_width = width;
       std::memset(bias_grads, 0, size_t(bias_size) * 4);
     }
-    for (int64_t group = groups * chunk / split.chunks; group < groups * (chunk + 1) / split.chunks; ++group) {
+    const int64_t last_group = groups * (chunk + 1) / split.chunks;
+    for (int64_t group = groups * chunk / split.chunks; group < last_group; ++group) {
       const int64_t t = group / groups_per_frame, y0 = group % groups_per_frame * group_rows;
       const int64_t rows = std::min<int64_t>(group_rows, height - y0);
       for (int64_t ot = 0; ot < kt; ++ot) {
         const int64_t key_t = continued(t + ot - kt / 2, unit.n[0], kt);
         for (int64_t p = 0; p < kh + rows - 1; ++p) {
           const int64_t key_y = continued(y0 + p - kh / 2, height, kh), row = key_t * height + key_y;
-          if (!packed[row]) {
+          const int64_t slot = ring.slot(key_t, key_y);
+          if (packed[slot] != key_y) {
             pack_key_row(unit.row(call.k, shape, key_t, key_y), call.k.axis[2] * step_x, width, layout,
-                         keys + row * row_size);
+                         keys + slot * row_size);
             pack_key_row(unit.row(call.v, shape, key_t, key_y), call.v.axis[2] * step_x, width, layout,
-                         values + row * row_size);
-            packed[row] = 1;
+                         values + slot * row_size);
+            packed[slot] = key_y;
           }
           const int64_t i = ot * key_rows + p;
-          key_of[i] = keys + row * row_size, value_of[i] = values + row * row_size;
+          key_of[i] = keys + slot * row_size, value_of[i] = values + slot * row_size;
           key_grad_of[i] = key_grads + row * row_size, value_grad_of[i] = value_grads + row * row_size;
         }
       }
@@ -144,6 +175,19 @@ static void backward_sliding(const BackwardCall<T>& call, const Split& split, in
         }
       }
 
+      upcoming.clear();
+      for (int64_t r = 0; r < rows; ++r)
+        upcoming.add(unit.row(call.grad_q, shape, t, y0 + r), call.grad_q.axis[2] * step_x, width, shape.dim);
+      if (group + 1 < last_group)
+        announce(unit, group + 1, false);
+      else if (task + 1 < last_task) {
+        const Unit next = Unit::of(shape, (task + 1) / split.chunks);
+        const int64_t next_groups = next.n[0] * ((next.n[1] + group_rows - 1) / group_rows);
+        announce(next, next_groups * ((task + 1) % split.chunks) / split.chunks, true);
+      }
+      const int64_t share =
+          upcoming.share((rows + kMaxRows - 1) / kMaxRows * (round_up(width, kLanes) / kLanes) * kt * kh);
+
       // P and dS of the group, and from them dQ
       for (int64_t r0 = 0; r0 < rows; r0 += kMaxRows) {
         const int64_t sub = std::min<int64_t>(kMaxRows, rows - r0);
@@ -158,6 +202,7 @@ static void backward_sliding(const BackwardCall<T>& call, const Split& split, in
                     prob_row - kw * ld, ld);
               score(count, kw, out_grad_of[r0 + r] + x, query_size, ld, value_of[i] + x, layout.key_ld, shape.dim,
                     g0 + at, prob_row - kw * ld, ld);
+              upcoming.fetch(share);
             }
           for (int64_t r = 0; r < sub; ++r) {
             const Vec shift = load(lse2 + (r0 + r) * lanes + x), mean = load(delta + (r0 + r) * lanes + x);

@@ -50,23 +50,41 @@ static void forward_sliding(const ForwardCall<T>& call, const Split& split, int6
   const Shape& shape = call.shape;
   const Layout layout(shape);
   const int64_t kt = layout.kt, kh = layout.kh, kw = layout.kw, volume = layout.volume;
-  const int64_t max_rows = shape.axes[0].class_length(0) * shape.axes[1].class_length(0);
   const int64_t row_size = layout.padded_dim * layout.key_ld, q_ld = layout.vectors * kLanes;
   const int64_t key_rows = kh + kMaxRows - 1;
+  const Ring ring(shape, key_rows);
   const int64_t bias_size = call.bias ? shape.table_rows() * kw * q_ld : 0;
 
   Scratch& memory = Scratch::of_thread();
-  float* keys = memory.reserve(2 * max_rows * row_size + kMaxRows * layout.padded_dim * (q_ld + kLanes) +
+  float* keys = memory.reserve(2 * ring.slots * row_size + kMaxRows * layout.padded_dim * (q_ld + kLanes) +
                                kMaxRows * volume * kLanes + bias_size);
-  float* values = keys + max_rows * row_size;
-  float* queries = values + max_rows * row_size;
+  float* values = keys + ring.slots * row_size;
+  float* queries = values + ring.slots * row_size;
   float* scores = queries + kMaxRows * layout.padded_dim * q_ld;
   float* mixed = scores + kMaxRows * volume * kLanes;
   float* bias = mixed + kMaxRows * layout.padded_dim * kLanes;
-  std::vector<char> packed(static_cast<size_t>(max_rows));
+  std::vector<int64_t> packed(static_cast<size_t>(ring.slots));  // the map's row that a slot holds
   std::vector<const float*> key_of(static_cast<size_t>(kt * key_rows)), value_of(key_of.size());
+  Upcoming upcoming;
   float* mixed_of[kMaxRows];
   for (int r = 0; r < kMaxRows; ++r) mixed_of[r] = mixed + r * layout.padded_dim * kLanes;
+  // Rows of the group that is not packed yet: what it reads and, if it is the present one, what it writes
+  const auto announce = [&](const Unit& unit, int64_t group, bool fresh) {
+    const int64_t height = unit.n[1], width = unit.n[2], step_x = shape.axes[2].dilation;
+    const int64_t groups_per_frame = (height + kMaxRows - 1) / kMaxRows;
+    const int64_t t = group / groups_per_frame, y0 = group % groups_per_frame * kMaxRows;
+    const int64_t rows = std::min<int64_t>(kMaxRows, height - y0);
+    for (int64_t ot = 0; ot < kt; ++ot)
+      for (int64_t p = 0; p < kh + rows - 1; ++p) {
+        const int64_t key_t = continued(t + ot - kt / 2, unit.n[0], kt);
+        const int64_t key_y = continued(y0 + p - kh / 2, height, kh);
+        if (!fresh && packed[ring.slot(key_t, key_y)] == key_y) continue;
+        upcoming.add(unit.row(call.k, shape, key_t, key_y), call.k.axis[2] * step_x, width, shape.dim);
+        upcoming.add(unit.row(call.v, shape, key_t, key_y), call.v.axis[2] * step_x, width, shape.dim);
+      }
+    for (int64_t r = 0; r < rows; ++r)
+      upcoming.add(unit.row(call.q, shape, t, y0 + r), call.q.axis[2] * step_x, width, shape.dim);
+  };
   const int64_t score_row = volume * kLanes, plane = kh * kw;
   std::memset(scores, 0, size_t(kMaxRows * score_row) * 4);  // the guard rows stay zero for the whole call
   int64_t biased_head = -1, biased_width = -1;
@@ -77,24 +95,25 @@ static void forward_sliding(const ForwardCall<T>& call, const Split& split, int6
     const int64_t groups_per_frame = (height + kMaxRows - 1) / kMaxRows, groups = unit.n[0] * groups_per_frame;
     const int64_t chunk = task % split.chunks;
     const int64_t step_x = shape.axes[2].dilation;
-    std::fill(packed.begin(), packed.end(), 0);
+    std::fill(packed.begin(), packed.end(), -1);
     if (call.bias && (biased_head != unit.head || biased_width != width)) {
       expand_bias(call.bias + unit.head * shape.table(), shape, width, layout, kLog2E, bias);
       biased_head = unit.head, biased_width = width;
     }
-    for (int64_t group = groups * chunk / split.chunks; group < groups * (chunk + 1) / split.chunks; ++group) {
+    const int64_t last_group = groups * (chunk + 1) / split.chunks;
+    for (int64_t group = groups * chunk / split.chunks; group < last_group; ++group) {
       const int64_t t = group / groups_per_frame, y0 = group % groups_per_frame * kMaxRows;
       const int64_t rows = std::min<int64_t>(kMaxRows, height - y0);
       for (int64_t ot = 0; ot < kt; ++ot) {
         const int64_t key_t = continued(t + ot - kt / 2, unit.n[0], kt);
         for (int64_t p = 0; p < kh + rows - 1; ++p) {
-          const int64_t key_y = continued(y0 + p - kh / 2, height, kh), row = key_t * height + key_y;
-          if (!packed[row]) {
+          const int64_t key_y = continued(y0 + p - kh / 2, height, kh), row = ring.slot(key_t, key_y);
+          if (packed[row] != key_y) {
             pack_key_row(unit.row(call.k, shape, key_t, key_y), call.k.axis[2] * step_x, width, layout,
                          keys + row * row_size);
             pack_key_row(unit.row(call.v, shape, key_t, key_y), call.v.axis[2] * step_x, width, layout,
                          values + row * row_size);
-            packed[row] = 1;
+            packed[row] = key_y;
           }
           key_of[ot * key_rows + p] = keys + row * row_size;
           value_of[ot * key_rows + p] = values + row * row_size;
@@ -104,6 +123,17 @@ static void forward_sliding(const ForwardCall<T>& call, const Split& split, int6
         pack_row(unit.row(call.q, shape, t, y0 + r), call.q.axis[2] * step_x, width, layout, call.scale * kLog2E,
                  queries + r * layout.padded_dim * q_ld, q_ld);
 
+      upcoming.clear();
+      for (int64_t r = 0; r < rows; ++r)
+        upcoming.add(unit.row(call.out, shape, t, y0 + r), call.out.axis[2] * step_x, width, shape.dim);
+      if (group + 1 < last_group)
+        announce(unit, group + 1, false);
+      else if (task + 1 < last_task) {
+        const Unit next = Unit::of(shape, (task + 1) / split.chunks);
+        const int64_t next_groups = next.n[0] * ((next.n[1] + kMaxRows - 1) / kMaxRows);
+        announce(next, next_groups * ((task + 1) % split.chunks) / split.chunks, true);
+      }
+      const int64_t share = upcoming.share(round_up(width, kLanes) / kLanes * kt * (kh + rows - 1));
       for (int64_t x = 0; x < width; x += kLanes) {
         for (int64_t ot = 0; ot < kt; ++ot)
           for (int64_t p = 0; p < kh + rows - 1; ++p) {
@@ -111,6 +141,7 @@ static void forward_sliding(const ForwardCall<T>& call, const Split& split, int6
             score(count, kw, queries + r * layout.padded_dim * q_ld + x, layout.padded_dim * q_ld, q_ld,
                   key_of[ot * key_rows + p] + x, layout.key_ld, layout.dim,
                   scores + r * score_row + layout.score_at(ot, p - r) * kLanes, score_row - kw * kLanes, kLanes);
+            upcoming.fetch(share);
           }
         Vec inverse[kMaxRows];
         const int64_t count = std::min<int64_t>(kLanes, width - x);

@@ -90,6 +90,51 @@ struct Layout {
   }
 };
 
+// Packed rows of keys and values that are held at a time. Along one frame the rows that a group of query rows needs are
+// neighbours and move on, so a ring of as many slots as rows are needed holds them in the cache; with several frames all
+// rows of the unit are held.
+struct Ring {
+  int64_t rows, slots;
+
+  Ring(const Shape& shape, int64_t needed) {
+    const int64_t frames = shape.axes[0].class_length(0), height = shape.axes[1].class_length(0);
+    rows = frames == 1 ? std::min(needed, height) : height;
+    slots = frames * rows;
+  }
+  int64_t slot(int64_t t, int64_t y) const { return t * rows + y % rows; }
+};
+
+// Rows of tokens to be read or written soon. Tokens of a head lie apart, in a pattern that no hardware prefetcher
+// follows, so their cache lines are asked for by hand, a few at a time between pieces of arithmetic.
+class Upcoming {
+ public:
+  void clear() { rows_.clear(), lines_ = row_ = column_ = 0; }
+  template <typename T>
+  void add(const T* row, int64_t step, int64_t columns, int64_t dim) {
+    rows_.push_back({reinterpret_cast<const char*>(row), step * int64_t(sizeof(T)), columns, dim * int64_t(sizeof(T))});
+    lines_ += columns;
+  }
+  // Tokens to fetch per call so that `calls` calls fetch all
+  int64_t share(int64_t calls) const { return (lines_ + calls - 1) / calls; }
+  void fetch(int64_t tokens) {
+    for (; tokens > 0 && row_ < rows_.size(); --tokens) {
+      const Row& row = rows_[row_];
+      const char* token = row.data + column_ * row.step;
+      for (int64_t byte = 0; byte < row.bytes; byte += 64) __builtin_prefetch(token + byte, 0, 2);
+      if (++column_ == row.columns) column_ = 0, ++row_;
+    }
+  }
+
+ private:
+  struct Row {
+    const char* data;
+    int64_t step, columns, bytes;
+  };
+  std::vector<Row> rows_;
+  int64_t lines_ = 0, column_ = 0;
+  size_t row_ = 0;
+};
+
 // src (columns, dim) with `step` elements between columns -> dst[d * ld + column] = factor * src, zeros to a full vector
 template <typename T>
 static void pack_row(const T* src, int64_t step, int64_t columns, const Layout& layout, float factor, float* dst,
@@ -99,8 +144,6 @@ static void pack_row(const T* src, int64_t step, int64_t columns, const Layout& 
     for (int64_t d = 0; d < layout.dim; d += kLanes) {
       const int64_t dims = std::min<int64_t>(layout.dim - d, kLanes);
       Vec block[kLanes];
-      // tokens lie too far apart for the hardware to foresee the next block
-      for (int64_t i = 0; i < kLanes; ++i) __builtin_prefetch(src + (x + kLanes + i) * step + d);
       if (count == kLanes && dims == kLanes) {
 #pragma GCC unroll 16
         for (int64_t i = 0; i < kLanes; ++i) block[i] = load_whole(src + (x + i) * step + d);
