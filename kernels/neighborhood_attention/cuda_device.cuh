@@ -14,6 +14,11 @@ namespace vantage::cuda {
 constexpr int THREADS = 128;  // of a block
 constexpr int WARPS = THREADS / 32;
 
+// Blocks that share a multiprocessor, at least: a fourth, or a third from D = 128 on, would spill registers.
+// D: head_dim rounded up to what the kernels are compiled for
+template <int D>
+constexpr int MIN_BLOCKS = D < 128 ? 3 : 2;
+
 struct Half {
   uint16_t bits;
 };
@@ -33,7 +38,7 @@ struct BFloat {
 #include <string>
 
 #define DEVICE __device__ __forceinline__
-#define KERNEL __global__ void __launch_bounds__(THREADS)
+#define KERNEL(min_blocks) __global__ void __launch_bounds__(THREADS, min_blocks)
 #define CONSTANT const __grid_constant__
 
 namespace vantage::cuda {
@@ -92,7 +97,9 @@ DEVICE void load_transposed_matrices(uint32_t (&to)[4], const void* row) {
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
 
 // sum (16 x 8) += a (16 x 16) b (16 x 8)
-DEVICE void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Half) { VANTAGE_MMA("f16"); }
+DEVICE void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Half) {
+  VANTAGE_MMA("f16");
+}
 DEVICE void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, BFloat) {
   VANTAGE_MMA("bf16");
 }
