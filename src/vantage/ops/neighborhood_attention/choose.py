@@ -24,8 +24,10 @@ def candidates(device_type: str, dtype: torch.dtype, axes: tuple[Axis, ...]) -> 
         wide = axes[-1].length // axes[-1].dilation >= NATIVE_FROM_WIDTH
         return ("native", "tiled") if wide and waste_of_dense(axes) >= NATIVE_FROM_WASTE else ("tiled",)
     if device_type == "cuda" and dtype in HALF_OR_SINGLE:
-        # TO MEASURE on a GPU: nothing was run yet; `cuda` is tried only where it is named
-        return "triton", "flex", "tiled"
+        # NOT MEASURED: neither kernel has run on a GPU yet. Both score what tiles of queries see, FlexAttention
+        # every block of 128 x 128 pairs that a window meets. Triton comes with PyTorch; `cuda` needs nvcc and a minute
+        # to compile, and so comes second: where Triton is missing.
+        return "triton", "cuda", "flex", "tiled"
     return ("tiled",)
 
 

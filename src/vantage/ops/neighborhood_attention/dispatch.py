@@ -63,12 +63,7 @@ def cached_resolved(
 
 
 def why_not(name: str, q: Tensor, axes: tuple[Axis, ...]) -> str | None:
-    try:
-        return load(name).unavailable(q, axes)
-    except ModuleNotFoundError as error:  # UNTIL all backends are written
-        if not str(error.name).startswith("vantage."):
-            raise
-        return f"{name} is not written yet"
+    return load(name).unavailable(q, axes)
 
 
 def load(name: str):
