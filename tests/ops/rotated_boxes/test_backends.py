@@ -9,13 +9,22 @@ import torch
 from torch.library import opcheck
 
 from vantage.ops.rotated_boxes import (
+    canonical,
     dispatch,
+    from_corners,
+    from_cxcywhr_degrees,
+    gwd_loss,
+    kfiou_loss,
+    kld_loss,
     native,
     points_in_rotated_boxes,
+    probiou_loss,
     rotated_iou,
     rotated_iou_loss,
     rotated_nms,
     rotated_roi_align,
+    to_corners,
+    to_cxcywhr_degrees,
 )
 
 from .cases import random_boxes
@@ -100,14 +109,69 @@ def test_same_bits_with_any_number_of_threads(backend):
     assert all(map(torch.equal, *results))
 
 
+def assert_compiles(function, arguments, leaves, **options):
+    """In one graph, with equal outputs and gradients, also where no call came before."""
+    torch._dynamo.reset()
+    dispatch.cached_resolved.cache_clear()
+    dispatch.load_backends.cache_clear()
+    dispatch.FUNCTIONS.clear()
+    # boxes that stay are as many as their values say
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        outputs = torch.compile(function, backend="aot_eager", fullgraph=True, **options)(*arguments)
+    results = []
+    for given in (outputs, function(*arguments)):
+        total = sum(out.sum() for out in given if out.requires_grad)
+        results.append((*given, *torch.autograd.grad(total, leaves)))
+    for got, wanted in zip(*results):
+        torch.testing.assert_close(got, wanted)
+
+
 @needs_native
-def test_compiles_without_a_graph_break(backend):
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_ops_compile_without_a_graph_break(backend, dynamic):
+    def ops(a, b, points, scores, labels, features, regions):
+        return (
+            rotated_iou(a, b),
+            rotated_iou(a, b, aligned=True, mode="iof"),
+            points_in_rotated_boxes(points, b),
+            rotated_roi_align(features, regions, 3, 0.5),
+            rotated_nms(b, scores, 0.3, labels=labels),
+        )
+
+    a, features = boxes_of(6, True), torch.randn(2, 3, 8, 8, requires_grad=True)
+    arguments = (a, boxes_of(6), torch.rand(9, 2) * 60, torch.rand(6), torch.arange(6) % 2, features, rois().float())
+    assert_compiles(ops, arguments, (a, features), dynamic=dynamic)
+
+
+@needs_native
+def test_losses_and_conversions_compile_without_a_graph_break(backend):
+    def losses(pred, target):
+        there_and_back = from_corners(to_corners(from_cxcywhr_degrees(to_cxcywhr_degrees(canonical(pred)))))
+        of = (rotated_iou_loss, gwd_loss, kld_loss, kfiou_loss, probiou_loss)
+        return there_and_back, *(loss(pred, target) for loss in of)
+
+    pred = boxes_of(6, True)
+    assert_compiles(losses, (pred, boxes_of(6)), (pred,))
+
+
+@pytest.mark.slow
+@needs_native
+def test_inductor(backend):
     pred, target = boxes_of(6, True), boxes_of(6)
-    wanted = rotated_iou_loss(pred, target)
-    compiled = torch.compile(rotated_iou_loss, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(pred, target), wanted)
-    for table in (torch.compile(rotated_iou, backend="aot_eager", fullgraph=True)(pred, target),):
-        torch.testing.assert_close(table, rotated_iou(pred, target))
+    torch._dynamo.reset()
+    loss = torch.compile(lambda pred: rotated_iou_loss(pred, target).sum() + kld_loss(pred, target).sum())
+    torch.testing.assert_close(loss(pred), rotated_iou_loss(pred, target).sum() + kld_loss(pred, target).sum())
+
+
+@needs_native
+def test_exports(backend):
+    class Head(torch.nn.Module):
+        def forward(self, features, regions):
+            return rotated_roi_align(features, regions, 3, 0.5, backend=backend)
+
+    features, regions = torch.randn(2, 3, 8, 8), rois().float()
+    program = torch.export.export(Head(), (features, regions))
+    torch.testing.assert_close(program.module()(features, regions), Head()(features, regions))
 
 
 # dispatch

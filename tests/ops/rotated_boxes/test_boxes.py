@@ -149,7 +149,7 @@ def test_enclosing_boxes():
     torch.testing.assert_close(enclosing_xyxy(boxes), torch.cat((corners.amin(1), corners.amax(1)), 1))
 
 
-@pytest.mark.parametrize("function", [canonical, to_corners, enclosing_xyxy, to_cxcywhr_degrees])
+@pytest.mark.parametrize("function", [canonical, to_corners, enclosing_xyxy, to_cxcywhr_degrees, from_cxcywhr_degrees])
 def test_refusals(function):
     name = function.__name__
     with pytest.raises(ValueError, match=rf"{name}: boxes has shape \(2, 4\); its last size must be 5 \(cx, cy, w"):

@@ -60,7 +60,8 @@ def to_cxcywhr_degrees(boxes: Tensor) -> Tensor:
 
 def from_cxcywhr_degrees(boxes: Tensor) -> Tensor:
     """From torchvision's CXCYWHR, degrees counter-clockwise, to canonical boxes, (..., 5)."""
-    boxes = boxes.as_subclass(Tensor)  # a BoundingBoxes would keep calling itself CXCYWHR
+    if isinstance(boxes, Tensor) and type(boxes) is not Tensor:
+        boxes = boxes.as_subclass(Tensor)  # a BoundingBoxes would keep calling itself CXCYWHR
     check_last("from_cxcywhr_degrees", "boxes", boxes, 5)
     return canonical(torch.cat((boxes[..., :4], -torch.deg2rad(boxes[..., 4:])), -1))
 

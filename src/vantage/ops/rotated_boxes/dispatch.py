@@ -4,12 +4,14 @@ import functools
 import importlib
 import logging
 from collections.abc import Callable
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 BACKENDS = ("native", "reference")
-FUNCTIONS: dict[tuple[str, str], Callable] = {}  # by backend and op: those that were resolved
+OPS = ("rotated_iou", "rotated_nms", "points_in_rotated_boxes", "rotated_roi_align")
+FUNCTIONS: dict[tuple[str, str], Callable] = {}  # by backend and op: none, or all
 
 log = logging.getLogger("vantage.ops.rotated_boxes")
 
@@ -39,11 +41,9 @@ def cached_resolved(op: str, backend: str, device: str, dtype: torch.dtype) -> t
     if backend not in ("auto", *BACKENDS):
         return None, None
     names = BACKENDS if backend == "auto" else (backend,)
-    refusals = []
+    modules, refusals = load_backends(), []
     for name in names:
-        module = importlib.import_module(f"vantage.ops.rotated_boxes.{name}")
-        FUNCTIONS[name, op] = getattr(module, op)
-        missing = module.unavailable(device)
+        missing = modules[name].unavailable(device)
         if missing and backend != "auto":
             return name, missing
         if not missing:
@@ -53,3 +53,11 @@ def cached_resolved(op: str, backend: str, device: str, dtype: torch.dtype) -> t
         kind = str(dtype).removeprefix("torch.")
         log.info("; ".join((f"{op}: backend '{name}' for {kind} on {device}", *refusals)))
     return name, None
+
+
+@functools.cache
+def load_backends() -> dict[str, ModuleType]:
+    """All at once: torch.compile, which meets FUNCTIONS in the middle of a graph, does not see what is added later."""
+    modules = {name: importlib.import_module(f"vantage.ops.rotated_boxes.{name}") for name in BACKENDS}
+    FUNCTIONS.update({(name, op): getattr(module, op) for name, module in modules.items() for op in OPS})
+    return modules

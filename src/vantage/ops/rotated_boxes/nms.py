@@ -33,9 +33,10 @@ def rotated_nms(
         raise ValueError(f"rotated_nms: labels are {labels.dtype}; use integers")
     if not 0 <= iou_threshold <= 1:
         raise ValueError(f"rotated_nms: iou_threshold={iou_threshold} is no IoU; use a value between 0 and 1")
-    missing = int(scores.isnan().sum())
-    if missing:
-        raise ValueError(f"rotated_nms: {missing} of {count} scores are NaN and have no order; find out where from")
+    if not torch.compiler.is_compiling():  # a value decides
+        missing = int(scores.isnan().sum())
+        if missing:
+            raise ValueError(f"rotated_nms: {missing} of {count} scores are NaN and have no order; find out where from")
     order = scores.detach().argsort(descending=True, stable=True)
     if labels is not None:
         labels = labels[order].to(torch.int64)
