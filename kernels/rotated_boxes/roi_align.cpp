@@ -84,8 +84,9 @@ Problem problem_of(std::vector<int64_t> sizes, const Tensor& boxes, int64_t out_
   for (int64_t k = 0; k < boxes.size(0); ++k, box += 6) {
     STD_TORCH_CHECK(box[0] >= 0 && box[0] < double(problem.batch), "rotated_roi_align: box ", k, " belongs to image ",
                     box[0], " and there are ", problem.batch, "; column 0 is the image's index in the batch");
-    const double area = box[3] * box[4] * spatial_scale * spatial_scale;
-    STD_TORCH_CHECK(sampling_ratio > 0 || area < kMaxSamples, "rotated_roi_align: box ", k, " covers ", area,
+    const double across = box[4] * spatial_scale, along = box[3] * spatial_scale;
+    STD_TORCH_CHECK(sampling_ratio > 0 || std::max(along, 1.0) * std::max(across, 1.0) < kMaxSamples,
+                    "rotated_roi_align: box ", k, " covers ", along, " x ", across,
                     " pixels of the map; clip it, or set sampling_ratio");
   }
   return problem;

@@ -119,6 +119,23 @@ def test_an_image_that_is_not_in_the_batch(backend, image):
         rotated_roi_align(torch.zeros(2, 1, 4, 4), boxes, 2, backend=backend)
 
 
+@both_backends
+def test_a_box_that_is_not_finite_samples_nothing(backend):
+    for value in (math.nan, math.inf):
+        for column in range(1, 5):
+            boxes = torch.tensor([[0, 2.0, 2, 3, 2, 0.1]])
+            boxes[0, column] = value
+            assert not rotated_roi_align(torch.ones(1, 1, 4, 4), boxes, 2, backend=backend).any()
+
+
+@pytest.mark.parametrize("backend", ["native"], indirect=True)
+@pytest.mark.parametrize("sides", [(1e4, 1e4), (1e-9, 1e12), (math.nan, 4)])
+def test_samples_per_pixel_of_a_box_beyond_any_map(backend, sides):
+    boxes = torch.tensor([[0, 2.0, 2, *sides, 0.1]])
+    with pytest.raises(RuntimeError, match=r"rotated_roi_align: box 0 covers .* pixels of the map; clip it, or set"):
+        rotated_roi_align(torch.ones(1, 1, 4, 4), boxes, 2, sampling_ratio=0, backend=backend)
+
+
 def test_refusals():
     features, boxes = torch.zeros(2, 1, 4, 4), rois(3)
 

@@ -41,9 +41,8 @@ def pairwise_ratio(a: Tensor, b: Tensor, is_iof: bool, dtype: torch.dtype) -> Te
     with torch.no_grad():
         pairs = may_overlap(a, b).nonzero()
     out = torch.zeros(a.shape[0], b.shape[0], dtype=dtype, device=a.device)
-    for i, j in (chunk.unbind(1) for chunk in pairs.split(CHUNK_PAIRS)):
-        out = out.index_put((i, j), aligned_ratio(a[i], b[j], is_iof).to(dtype))
-    return out
+    ratios = [aligned_ratio(a[i], b[j], is_iof).to(dtype) for i, j in (p.unbind(1) for p in pairs.split(CHUNK_PAIRS))]
+    return out.index_put(pairs.unbind(1), torch.cat(ratios))
 
 
 def may_overlap(a: Tensor, b: Tensor) -> Tensor:
