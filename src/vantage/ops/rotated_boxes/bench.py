@@ -21,10 +21,11 @@ from vantage.ops.rotated_boxes.reference import may_overlap
 SUMMARY = "rotated boxes: IoU and NMS, backends against torchvision and shapely"
 PEERS = ("torchvision", "shapely")
 FLOPS_OF_PAIR = 200  # additions, multiplications, comparisons and divisions of one overlap, in float64
-SIZES = {"scattered": 2000, "overlapping": 2000, "pairs": 20000, "nms": 10000}
+SIZES = {"scattered": 2000, "overlapping": 2000, "jittered": 2000, "pairs": 20000, "nms": 10000}
 TARGET_SECONDS = {"scattered": 0.1, "overlapping": 0.5, "nms": 0.3}
 BOXES_OF_OBJECT = 3
 CHECKED_PAIRS = 20000  # per case, against shapely
+JITTER = 1e-4  # px and radians
 WRONG_FROM = 1e-4  # of an IoU
 
 
@@ -34,6 +35,7 @@ class Case(NamedTuple):
     b: Tensor
     pairs: int  # overlaps to compute
     calls: dict[str, Callable]
+    checked: tuple[Tensor, Tensor] | None = None  # indices of pairs to compare with shapely, else random ones
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +105,14 @@ def overlapping(count: int, contenders: list[str], device: torch.device) -> Case
     return pairwise(f"IoU of {count} x {count} boxes that all overlap", a, b, contenders)
 
 
+def jittered(count: int, contenders: list[str], device: torch.device) -> Case:
+    """Every box and its copy moved by next to nothing: where lists of intersection points go wrong."""
+    a = boxes_on(1024, count, device)
+    index = torch.arange(count)
+    title = f"IoU of {count} x {count} boxes and their copies jittered by {JITTER:g}, of which the errors are"
+    return pairwise(title, a, a + JITTER * torch.randn_like(a), contenders)._replace(checked=(index, index))
+
+
 def pairwise(title: str, a: Tensor, b: Tensor, contenders: list[str]) -> Case:
     calls = {}
     for name in contenders:
@@ -152,7 +162,7 @@ def nms(count: int, contenders: list[str], device: torch.device) -> Case:
     return Case(title, boxes, boxes, 0, calls)
 
 
-CASES = {"scattered": scattered, "overlapping": overlapping, "pairs": pairs, "nms": nms}
+CASES = {"scattered": scattered, "overlapping": overlapping, "jittered": jittered, "pairs": pairs, "nms": nms}
 
 
 def shapely_polygons(boxes: Tensor):
@@ -228,8 +238,10 @@ def errors_of(case: Case, device: torch.device) -> dict[str, list[str]]:
         return {}
     outputs = {key: call() for key, call in case.calls.items() if "backward" not in key}
     is_aligned = next(iter(outputs.values())).dim() == 1
-    i = torch.arange(len(case.a)) if is_aligned else torch.randint(len(case.a), (CHECKED_PAIRS,))
-    j = i if is_aligned else torch.randint(len(case.b), (CHECKED_PAIRS,))
+    if is_aligned:
+        i = j = torch.arange(len(case.a))
+    else:
+        i, j = case.checked or (torch.randint(len(boxes), (CHECKED_PAIRS,)) for boxes in (case.a, case.b))
     exact, rows = shapely_iou(case.a[i], case.b[j]), {}
     for key, out in outputs.items():
         error = ((out if is_aligned else out[i, j]).double() - exact).abs()
