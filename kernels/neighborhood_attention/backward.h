@@ -228,7 +228,7 @@ static void backward_sliding(const BackwardCall<T>& call, const Split& split, in
           for (int64_t ot = 0; ot < kt; ++ot) {
             const MixArguments arguments{g0 + layout.score_at(ot, 0) * ld, prob_row - kw * ld, kw * ld, ld,
                                          key_of.data() + ot * key_rows + r0, kh + sub - 1, kw, x, layout.key_ld, 1,
-                                         mixed_of, 0, kLanes};
+                                         mixed_of, 0, kLanes, 1 - kh, kh};
             mix(sub, arguments, dim);
           }
           for (int64_t r = 0; r < sub; ++r)
@@ -244,11 +244,11 @@ static void backward_sliding(const BackwardCall<T>& call, const Split& split, in
         for (int64_t ot = 0; ot < kt; ++ot)
           for (int64_t p0 = 0; p0 < kh + rows - 1; p0 += block) {
             const int64_t count = std::min(block, kh + rows - 1 - p0);
-            // query row r sees key rows r .. r + kh - 1; what of the block it does not see falls on its guard rows
+            // query row r sees key rows r .. r + kh - 1
             const int64_t r = std::max<int64_t>(0, p0 - kh + 1), end = std::min(rows, p0 + count);
             const int64_t at = r * prob_row + layout.score_at(ot, p0 - r) * ld + guard + x;
             MixArguments arguments{score_grads + at, kw * ld, prob_row - kw * ld, ld - 1, query_of.data() + r, end - r,
-                                   kw, x, ld, -1, key_grad_of.data() + ot * key_rows + p0, x, layout.key_ld};
+                                   kw, x, ld, -1, key_grad_of.data() + ot * key_rows + p0, x, layout.key_ld, r - p0, kh};
             mix(count, arguments, dim);
             arguments.weights = probs + at;
             arguments.rows = out_grad_of.data() + r;

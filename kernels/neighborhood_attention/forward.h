@@ -86,7 +86,6 @@ static void forward_sliding(const ForwardCall<T>& call, const Split& split, int6
       upcoming.add(unit.row(call.q, shape, t, y0 + r), call.q.axis[2] * step_x, width, shape.dim);
   };
   const int64_t score_row = volume * kLanes, plane = kh * kw;
-  std::memset(scores, 0, size_t(kMaxRows * score_row) * 4);  // the guard rows stay zero for the whole call
   int64_t biased_head = -1, biased_width = -1;
 
   for (int64_t task = first_task; task < last_task; ++task) {
@@ -166,7 +165,7 @@ static void forward_sliding(const ForwardCall<T>& call, const Split& split, int6
         for (int64_t ot = 0; ot < kt; ++ot) {
           const MixArguments arguments{scores + layout.score_at(ot, 0) * kLanes, score_row - kw * kLanes, kw * kLanes,
                                        kLanes, value_of.data() + ot * key_rows, kh + rows - 1, kw, x, layout.key_ld, 1,
-                                       mixed_of, 0, kLanes};
+                                       mixed_of, 0, kLanes, 1 - kh, kh};
           mix(rows, arguments, layout.padded_dim);
         }
         for (int64_t r = 0; r < rows; ++r)

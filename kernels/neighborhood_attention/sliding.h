@@ -59,11 +59,7 @@ static inline int64_t leading_dim(int64_t columns) {
 
 // Layout of the packed maps of a unit
 struct Layout {
-  static constexpr int64_t guard_rows = kMaxRows - 1;
-  int64_t kt, kh, kw;  // kernel sizes
-  // Scores of a query row: [kt][score_rows][kw] vectors, of which rows guard_rows .. guard_rows + kh - 1 are its window
-  // and the others stay zero, so that a block of rows can be mixed over all keys that any of them sees
-  int64_t score_rows, volume;
+  int64_t kt, kh, kw, volume;  // kernel sizes and their product
   int64_t vectors;             // vectors of queries per row
   int64_t key_vectors;         // vectors of continued key columns per row
   int64_t key_ld;              // of packed keys and values
@@ -71,14 +67,13 @@ struct Layout {
   int64_t guarded_ld;          // of those
   int64_t dim, padded_dim;
 
-  // Vector of window offset (ot, oy, 0) among the scores of a query row; oy may reach guard_rows beyond the window
-  int64_t score_at(int64_t ot, int64_t oy) const { return (ot * score_rows + guard_rows + oy) * kw; }
+  // Vector of window offset (ot, oy, 0) among the scores of a query
+  int64_t score_at(int64_t ot, int64_t oy) const { return (ot * kh + oy) * kw; }
 
   // Sizes hold for the longest residue class
   explicit Layout(const Shape& shape) {
     kt = shape.axes[0].kernel, kh = shape.axes[1].kernel, kw = shape.axes[2].kernel;
-    score_rows = kh + 2 * guard_rows;
-    volume = kt * score_rows * kw;
+    volume = kt * kh * kw;
     const int64_t width = shape.axes[2].class_length(0);
     vectors = round_up(width, kLanes) / kLanes;
     key_vectors = round_up(width + kw - 1, kLanes) / kLanes;
@@ -221,7 +216,8 @@ static void score_block(const float* q, int64_t q_row, int64_t q_ld, const float
     for (int o = 0; o < O; ++o) store(scores + r * score_row + o * score_offset, acc[r][o]);
 }
 
-// acc[r][d] += sum_i sum_o weights[r][i][o] * rows[i][d][column + o * step]: R rows by D dims in registers
+// acc[r][d] += sum_i sum_o weights[r][i][o] * rows[i][d][column + o * step]: R rows by D dims in registers.
+// Row r has weights for first + i <= r < first + i + window only.
 struct MixArguments {
   const float* weights;
   int64_t weight_row, weight_outer, weight_offset;  // strides along r, i, o
@@ -230,7 +226,27 @@ struct MixArguments {
   int64_t column, ld, step;
   float* const* acc;
   int64_t acc_column, acc_ld;
+  int64_t first, window;
 };
+// One i, for the rows Low <= r < High
+template <int R, int D, int Low, int High>
+__attribute__((always_inline)) static inline void mix_outer(const MixArguments& a, const float* weight,
+                                                            const float* value, Vec (&acc)[R][D]) {
+  for (int64_t o = 0; o < a.offsets; ++o) {
+    Vec w[R];
+#pragma GCC unroll 3
+    for (int r = Low; r < High; ++r) w[r] = load(weight + r * a.weight_row);
+#pragma GCC unroll 8
+    for (int d = 0; d < D; ++d) {
+      Vec v = load(value + d * a.ld);
+      if constexpr (High - Low > 1) keep(v);
+#pragma GCC unroll 3
+      for (int r = Low; r < High; ++r) acc[r][d] += w[r] * v;
+    }
+    weight += a.weight_offset;
+    value += a.step;
+  }
+}
 template <int R, int D>
 static void mix_block(const MixArguments& a, int64_t d0) {
   Vec acc[R][D];
@@ -241,19 +257,18 @@ static void mix_block(const MixArguments& a, int64_t d0) {
   for (int64_t i = 0; i < a.outer; ++i) {
     const float* weight = a.weights + i * a.weight_outer;
     const float* value = a.rows[i] + d0 * a.ld + a.column;
-    for (int64_t o = 0; o < a.offsets; ++o) {
-      Vec w[R];
-#pragma GCC unroll 3
-      for (int r = 0; r < R; ++r) w[r] = load(weight + r * a.weight_row);
-#pragma GCC unroll 8
-      for (int d = 0; d < D; ++d) {
-        Vec v = load(value + d * a.ld);
-        if constexpr (R > 1) keep(v);
-#pragma GCC unroll 3
-        for (int r = 0; r < R; ++r) acc[r][d] += w[r] * v;
-      }
-      weight += a.weight_offset;
-      value += a.step;
+    const int64_t low = std::max<int64_t>(0, a.first + i), high = std::min<int64_t>(R, a.first + i + a.window);
+    if (low == 0 && high == R)
+      mix_outer<R, D, 0, R>(a, weight, value, acc);
+    else if constexpr (R == 2)
+      low == 0 ? mix_outer<R, D, 0, 1>(a, weight, value, acc) : mix_outer<R, D, 1, 2>(a, weight, value, acc);
+    else if constexpr (R == 3) {
+      if (low == 0)
+        high == 2 ? mix_outer<R, D, 0, 2>(a, weight, value, acc) : mix_outer<R, D, 0, 1>(a, weight, value, acc);
+      else if (low == 2)
+        mix_outer<R, D, 2, 3>(a, weight, value, acc);
+      else
+        high == 3 ? mix_outer<R, D, 1, 3>(a, weight, value, acc) : mix_outer<R, D, 1, 2>(a, weight, value, acc);
     }
   }
 #pragma GCC unroll 3

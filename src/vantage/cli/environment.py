@@ -1,7 +1,8 @@
 """Process-wide settings that must be in the environment before torch is imported; what the user has set stays."""
 
-import ctypes
 import os
+
+from vantage.malloc import keep_freed_memory
 
 DEFAULTS = {
     # How long threads spin for the next operator before they sleep. For ever takes the cores that loader workers
@@ -14,29 +15,10 @@ DEFAULTS = {
 }
 
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
-KEPT_AT_MOST = 1 << 30  # bytes of freed memory at the end of the heap
-MAPPED_FROM = 32 << 20  # bytes; glibc allows no more
-
-
 def prepare() -> None:
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Tells glibc to keep what a training step frees for the next one. By default it hands megabytes back to the system
-    at every step and takes page faults to get them again, a tenth of the time of a small model on a CPU. Without
-    effect where there is no glibc, or where the user has set malloc's thresholds."""
-    if any(name in os.environ for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(M_TRIM_THRESHOLD, KEPT_AT_MOST)
-    mallopt(M_MMAP_THRESHOLD, MAPPED_FROM)
 
 
 def rank() -> int:

@@ -2,7 +2,9 @@
 
 Backends and peers run side by side in one process, one call of each in turn, so that a change of the machine's load
 hits all of them; so do a matrix product and a copy, which give the limits of arithmetic and bandwidth of the same
-minutes. Medians are printed, and the load before the start: numbers taken on busy cores mean nothing.
+minutes. On a CPU an untimed call goes before every sample, so that each finds its own data in the caches and not its
+neighbour's, and freed memory is kept as in training; on a GPU the cache is flushed. Medians are printed, and the load
+before the start: numbers taken on busy cores mean nothing.
 A benchmark is a module `vantage.ops.<op>.bench` with SUMMARY, add_arguments(parser) and run(arguments) -> dict.
 """
 
@@ -21,6 +23,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+
+from vantage.malloc import keep_freed_memory
 
 SAMPLE_SECONDS = 2e-3  # a call that is shorter is repeated within a sample, on a CPU
 LIMIT_SECONDS = 20.0  # of samples of one call; at least three are taken
@@ -42,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.add_argument("--json", type=Path, metavar="FILE", help="write all samples here, too")
         module.add_arguments(options)
     arguments = parser.parse_args(argv)
+    keep_freed_memory()
     machine = describe_machine(torch.device(arguments.device))
     print("python -m vantage.ops.bench " + " ".join(argv))
     for line in machine["lines"]:
@@ -127,6 +132,7 @@ def interleaved(calls: dict, repeats: int, device: torch.device) -> dict:
 
 
 def cpu_clock(call: Callable, loops: int) -> float:
+    call()
     start = time.perf_counter()
     for _ in range(loops):
         call()
