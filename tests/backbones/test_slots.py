@@ -134,7 +134,7 @@ def test_a_position_is_made_for_each_slot():
 def test_native_takes_no_position_and_no_plug():
     with pytest.raises(ValueError, match=r"position=rel_bias needs an attention that takes one"):
         small("maxvit", position=partial(RelBias))
-    with pytest.raises(ValueError, match=r"no backbone takes plugs yet"):
+    with pytest.raises(ValueError, match=r"plug=families finds no place in model=maxvit; use model=resnet"):
         small("maxvit", plug=partial(LocalMean))
     assert small("maxvit", {}, position={}, plug={}).installed() == []
 

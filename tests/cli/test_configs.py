@@ -24,6 +24,7 @@ COMBINATIONS = 24
 # What a choice needs beside itself.
 NEEDS = {
     "attention/native": ["position=none"],
+    "plug/adaptive_rotated_conv": ["model=resnet"],
     "position/rel_bias": ["attention=softmax"],
     "position/rope_axial": ["attention=softmax"],
     **{name: ["task=rotated_detection"] for name in FILES if name.startswith("task/detector/")},
@@ -83,8 +84,8 @@ def test_sampled_combinations_pass_the_check_or_are_refused_for_a_reason(loader)
             refused[str(error)] = picked
     assert passed > COMBINATIONS / 3
     for sentence, picked in refused.items():
-        assert f"attention={picked['attention']}" in sentence
-        assert f"position={picked['position']}" in sentence
+        pair = ("model", "plug") if sentence.startswith("plug=") else ("attention", "position")
+        assert all(f"{group}={picked[group]}" in sentence for group in pair), sentence
 
 
 def test_a_real_typo_is_found_by_the_check(loader):

@@ -48,6 +48,11 @@ class Backbone(nn.Module):
         """
         return self.adapter.features(self.net, x)
 
+    def freeze_head(self) -> None:
+        """For tasks on `features`: distributed training stops at parameters that a loss does not reach."""
+        for module in self.adapter.head(self.net):
+            module.requires_grad_(False)
+
     def slots(self) -> list[Slot]:
         """The places where an attention can sit, also those that were left native."""
         return list(self._slots)
@@ -94,6 +99,17 @@ class Backbone(nn.Module):
             )
         log.info("attention=%s in %s\n%s", name, self.variant, self.report)
 
+    def put_plugs(self, plug: partial) -> None:
+        places = self.adapter.plug(self.net, plug)
+        if not places:
+            raise ValueError(
+                f"plug={name_of(plug)} finds no place in model.variant={self.variant}; use another one or plug=none"
+            )
+        ours = tuple(f"{place}." for place in places)
+        self.report.kept = [key for key in self.report.kept if not key.startswith(ours)]
+        self.report.new += [key for key in self.net.state_dict() if key.startswith(ours)]
+        log.info("plug=%s in %s: %d places (%s)", name_of(plug), self.variant, len(places), ", ".join(places))
+
     def no_slot(self, attention: str, supported: tuple[str, ...], chosen: list[Slot]) -> str:
         if not self._slots:
             return (
@@ -130,10 +146,10 @@ def build_backbone(
     """
     check_variant(family, variant)
     if plug:
-        raise ValueError(f"plug={plug.func.__module__.rsplit('.', 1)[-1]}: no backbone takes plugs yet; use plug=none")
+        check_plug(family, name_of(plug))
     if position and not attention:
         raise ValueError(
-            f"position={position.func.__module__.rsplit('.', 1)[-1]} needs an attention that takes one, and "
+            f"position={name_of(position)} needs an attention that takes one, and "
             "attention=native keeps timm's own; use position=none or another attention"
         )
     adapter = ADAPTERS[family]
@@ -143,9 +159,16 @@ def build_backbone(
     backbone = Backbone(net, adapter, variant)
     if attention:
         backbone.swap(attention, position or None, slots)
+    if plug:
+        backbone.put_plugs(plug)
     if grad_checkpointing:
         adapter.checkpoint(net)
     return backbone
+
+
+def name_of(choice: partial) -> str:
+    """What is typed to choose it: the stem of its file."""
+    return choice.func.__module__.rpartition(".")[2]
 
 
 def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
@@ -188,6 +211,12 @@ def check_variant(family: str, variant: str) -> None:
     tagged = timm.list_models(f"{name}.*", include_tags=True)
     if tag and variant not in tagged:
         raise ValueError(f"model.variant={variant} has no such weights{nearest(variant, tagged)}")
+
+
+def check_plug(family: str, plug: str) -> None:
+    if not ADAPTERS[family].takes_plugs:
+        takers = ", ".join(f"model={name}" for name, adapter in ADAPTERS.items() if adapter.takes_plugs)
+        raise ValueError(f"plug={plug} finds no place in model={family}; use {takers} or plug=none")
 
 
 def nearest(value: str, known: Sequence[str]) -> str:

@@ -216,6 +216,11 @@ class Check:
             build.check_variant(model.family, model.variant)
         except ValueError as error:
             raise ConfigError(f"{one_line(error)} ({self.sources.of('model.variant')})") from error
+        if self.targets.get("plug") is not None:
+            try:
+                build.check_plug(model.family, self.sources.choice("plug") or self.targets["plug"].__name__)
+            except ValueError as error:
+                raise ConfigError(one_line(error)) from error
 
     def check_data_for_task(self) -> None:
         """A data module may say which tasks it can feed: `tasks = ("classification",)`."""

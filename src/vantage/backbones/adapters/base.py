@@ -1,6 +1,7 @@
 """What an adapter knows about one family of timm models; the subclasses differ in what timm left different."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ class Adapter:
 
     family: str
     modules: tuple[str, ...]
+    takes_plugs = False
     first_map = 0  # index of the first stage in timm's `forward_intermediates`, where the stem comes before it
 
     def refuse(self, variant: str) -> str | None:
@@ -44,6 +46,10 @@ class Adapter:
     def after_swap(self, net: nn.Module) -> None:
         """What the model needs once some of its slots are swapped."""
 
+    def plug(self, net: nn.Module, plug: partial) -> list[str]:
+        """Puts a plug, made from the convolution it replaces, into each of its places and returns their names."""
+        return []
+
     def checkpoint(self, net: nn.Module) -> None:
         net.set_grad_checkpointing(True)
 
@@ -55,6 +61,10 @@ class Adapter:
         """The maps (B, channels, ceil(H / stride), ceil(W / stride)), the last after the final norm if there is one."""
         indices = list(range(self.first_map, len(net.feature_info)))
         return net.forward_intermediates(x, indices=indices, norm=True, intermediates_only=True)
+
+    def head(self, net: nn.Module) -> list[nn.Module]:
+        """What logits and pooled features pass and `features` do not; some have a norm, also without classes."""
+        return [net.head]
 
 
 def replace_attention(net: nn.Module, slot: Slot, attention: Attention, block_class: type[nn.Module]) -> str:

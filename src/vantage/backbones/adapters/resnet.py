@@ -5,9 +5,13 @@ convolution has stride 2 (the first bottleneck of a stage) the map is mixed at f
 BoTNet. A convolution has no heads: the mixer gets heads of 32 channels, or of 16 where 32 does not divide the width.
 Nothing of the convolution is re-used.
 
+Plugs stand where stages 2 to 4 have 3x3 convolutions of one group, with whatever stride, that no attention replaced.
+
 timm's models take any size, but the average pooling of the `aa` variants rounds down where the convolutions beside it
 round up; here it rounds up.
 """
+
+from functools import partial
 
 from timm.models import resnet
 from torch import Tensor, nn
@@ -32,6 +36,7 @@ class MapConv(nn.Module):
 class ResNet(Adapter):
     family = "resnet"
     modules = ("resnet",)
+    takes_plugs = True
     first_map = 1
 
     def open_sizes(self, net: nn.Module) -> None:
@@ -67,3 +72,17 @@ class ResNet(Adapter):
         conv = net.get_submodule(slot.name)
         net.set_submodule(slot.name, MapConv(attention, conv.stride[0]))
         return f"{slot.name}.attn"
+
+    def plug(self, net: nn.Module, plug: partial) -> list[str]:
+        places = []
+        for stage in (2, 3, 4):
+            for index, block in enumerate(getattr(net, f"layer{stage}")):
+                for name in ("conv1", "conv2"):
+                    conv = getattr(block, name)
+                    if type(conv) is nn.Conv2d and conv.kernel_size == (3, 3) and conv.groups == 1:
+                        setattr(block, name, plug(conv))
+                        places.append(f"layer{stage}.{index}.{name}")
+        return places
+
+    def head(self, net: nn.Module) -> list[nn.Module]:
+        return [net.fc]

@@ -114,5 +114,9 @@ class ViT(Adapter):
 
     def features(self, net: nn.Module, x: Tensor) -> list[Tensor]:
         size = net.patch_embed.dynamic_feat_size(x.shape[-2:])
-        tokens = net.forward_features(x)[:, net.num_prefix_tokens :]
+        # the final norm is one of `norm` and `fc_norm`, the other does nothing; timm's head pools before `fc_norm`
+        tokens = net.fc_norm(net.forward_features(x)[:, net.num_prefix_tokens :])
         return [tokens.unflatten(1, size).permute(0, 3, 1, 2)]
+
+    def head(self, net: nn.Module) -> list[nn.Module]:
+        return [net.head] if net.attn_pool is None else [net.attn_pool, net.head]
