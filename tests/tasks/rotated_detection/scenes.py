@@ -36,6 +36,9 @@ class Pyramid(nn.Module):
             maps.append(layer(maps[-1]))
         return maps
 
+    def freeze_head(self):
+        pass
+
     def installed(self):
         return []
 

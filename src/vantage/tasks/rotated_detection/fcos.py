@@ -61,6 +61,7 @@ class RotatedFCOS(nn.Module):
 
     strides       of the pyramid's levels, finest first
     width         channels of the pyramid and the towers, of `num_convs` convolutions each
+    dyhead_blocks blocks of Dynamic Head after the pyramid
     box_loss      distance between boxes: rotated_iou (-log IoU), gwd, kld, kfiou, probiou, or smooth_l1 of the numbers
     angle         how it is predicted: double_angle (cos 2a, sin 2a), radian, or csl (circular smooth label)
     """
@@ -73,6 +74,7 @@ class RotatedFCOS(nn.Module):
         num_classes: int,
         strides: Sequence[int] = (8, 16, 32, 64, 128),
         width: int = 256,
+        dyhead_blocks: int = 0,
         num_convs: int = 4,
         box_loss: BoxLossName = "rotated_iou",
         angle: AngleName = "double_angle",
@@ -97,7 +99,14 @@ class RotatedFCOS(nn.Module):
         self.angle_weight = angle_weight
         self.csl = CircularSmoothLabel()
         self.postprocess = Postprocess(score_threshold, top_k, nms_threshold, max_detections)
-        self.neck = FPN(channels, backbone_strides, strides=strides, out_channels=width, extra_from="level")
+        self.neck = FPN(
+            channels,
+            backbone_strides,
+            strides=strides,
+            out_channels=width,
+            extra_from="level",
+            dyhead_blocks=dyhead_blocks,
+        )
         self.class_tower = tower(width, num_convs, norm=True)
         self.box_tower = tower(width, num_convs, norm=True)
         self.classifier = nn.Conv2d(width, num_classes, 3, padding=1)

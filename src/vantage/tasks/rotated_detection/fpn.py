@@ -3,7 +3,8 @@
 Paper: Feature Pyramid Networks for Object Detection (Lin et al., 2017), arXiv:1612.03144
     M_s = lateral(C_s) + nearest(M_2s),  P_s = conv3x3(M_s)
 Levels coarser than the backbone's last map come by convolutions of stride 2 (RetinaNet's P6, P7), levels finer than
-its first by nearest upsampling and a convolution (the stride-4 level of a plain ViT).
+its first by nearest upsampling and a convolution (the stride-4 level of a plain ViT). Blocks of Dynamic Head may
+follow.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from vantage.tasks.rotated_detection.dyhead import DynamicHeadBlock
 
 
 class FPN(nn.Module):
@@ -23,6 +26,7 @@ class FPN(nn.Module):
     extra_from                   what the first level beyond the backbone is computed from: the backbone's last map
                                  ("backbone", RetinaNet), the last level before it ("level", FCOS), or that level
                                  subsampled without a convolution ("pool", Faster R-CNN)
+    dyhead_blocks                blocks of Dynamic Head over the levels; 0 is a plain FPN
 
     A level finer than the backbone's maps is twice the size of the next one: one row or column more where that was
     rounded up.
@@ -36,6 +40,7 @@ class FPN(nn.Module):
         strides: Sequence[int],
         out_channels: int = 256,
         extra_from: Literal["backbone", "level", "pool"] = "level",
+        dyhead_blocks: int = 0,
     ):
         super().__init__()
         strides = list(strides)
@@ -66,6 +71,10 @@ class FPN(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
+        # after the loop: they have their own initial weights
+        self.blocks = nn.Sequential(
+            *(DynamicHeadBlock(out_channels, num_levels=len(strides)) for _ in range(dyhead_blocks))
+        )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         maps = [maps[index] for index in self.sources]
@@ -82,4 +91,4 @@ class FPN(nn.Module):
             else:
                 coarse = self.extras[index](F.relu(coarse) if index else coarse)
             levels.append(coarse)
-        return levels
+        return self.blocks(levels)

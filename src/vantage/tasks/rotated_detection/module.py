@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from vantage.data.info import DataInfo
 from vantage.tasks.base import Task
 from vantage.tasks.files import Report
 from vantage.tasks.rotated_detection.metrics import RotatedMeanAveragePrecision
@@ -24,9 +25,6 @@ from vantage.tasks.rotated_detection.postprocess import Detections
 from vantage.tasks.rotated_detection.predict import predict_files
 from vantage.tasks.rotated_detection.whole import WholeImages
 from vantage.training.optimizer import OptimizerFactory
-
-if TYPE_CHECKING:
-    from vantage.data.info import DataInfo
 
 Sample = dict[str, object]
 
@@ -69,6 +67,7 @@ class RotatedDetection(Task):
             channels_last=channels_last,
             compile=False,  # it would compile the backbone's forward, and a detector wants its maps
         )
+        self.backbone.freeze_head()
         self.detector = detector(
             channels=self.backbone.channels, backbone_strides=self.backbone.strides, num_classes=data.num_classes
         )

@@ -58,6 +58,7 @@ class OrientedRCNN(nn.Module):
         num_classes: int,
         strides: Sequence[int] = (4, 8, 16, 32, 64),
         width: int = 256,
+        dyhead_blocks: int = 0,
         anchor_scale: float = 8.0,
         ratios: Sequence[float] = (0.5, 1.0, 2.0),
         rpn_samples: int = 256,
@@ -85,7 +86,14 @@ class OrientedRCNN(nn.Module):
         self.coder = DeltaCoder(stds=(0.1, 0.1, 0.2, 0.2, 0.1))
         self.postprocess = Postprocess(score_threshold, proposals, nms_threshold, max_detections)
         self.shapes = [anchor_shapes(anchor_scale * stride, (1.0,), ratios) for stride in strides]
-        self.neck = FPN(channels, backbone_strides, strides=strides, out_channels=width, extra_from="pool")
+        self.neck = FPN(
+            channels,
+            backbone_strides,
+            strides=strides,
+            out_channels=width,
+            extra_from="pool",
+            dyhead_blocks=dyhead_blocks,
+        )
         self.rpn = nn.Conv2d(width, width, 3, padding=1)
         self.to_objectness = nn.Conv2d(width, len(ratios), 1)
         self.to_offsets = nn.Conv2d(width, len(ratios) * 6, 1)

@@ -63,6 +63,7 @@ class RotatedRetinaNet(nn.Module):
         num_classes: int,
         strides: Sequence[int] = (8, 16, 32, 64, 128),
         width: int = 256,
+        dyhead_blocks: int = 0,
         num_convs: int = 4,
         anchor_scale: float = 4.0,
         scales: Sequence[float] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3)),
@@ -93,7 +94,14 @@ class RotatedRetinaNet(nn.Module):
         self.postprocess = Postprocess(score_threshold, top_k, nms_threshold, max_detections)
         self.shapes = [anchor_shapes(anchor_scale * stride, scales, ratios) for stride in strides]
         per_cell = len(scales) * len(ratios)
-        self.neck = FPN(channels, backbone_strides, strides=strides, out_channels=width, extra_from="backbone")
+        self.neck = FPN(
+            channels,
+            backbone_strides,
+            strides=strides,
+            out_channels=width,
+            extra_from="backbone",
+            dyhead_blocks=dyhead_blocks,
+        )
         self.class_tower = tower(width, num_convs, norm=False)
         self.box_tower = tower(width, num_convs, norm=False)
         self.classifier = nn.Conv2d(width, per_cell * num_classes, 3, padding=1)
