@@ -115,7 +115,9 @@ def hurry() -> None:
         if fn.__module__ in seen and not fn.__name__.endswith("_kernel"):
             return None
         seen.add(fn.__module__)
-        return replace(fn)
+        scope = replace(fn)
+        tl.tensor.__index__ = lambda tensor: tensor.handle.data.item()  # Triton 3.6 has what NumPy 2.4 refuses
+        return scope
 
     interpreter._patch_lang = replace_once
 
