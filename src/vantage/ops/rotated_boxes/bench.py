@@ -25,7 +25,7 @@ SIZES = {"scattered": 2000, "overlapping": 2000, "jittered": 2000, "pairs": 2000
 TARGET_SECONDS = {"scattered": 0.1, "overlapping": 0.5, "nms": 0.3}
 BOXES_OF_OBJECT = 3
 CHECKED_PAIRS = 20000  # per case, against shapely
-JITTER = 1e-4  # px and radians
+JITTER = 1e-5  # px and radians
 WRONG_FROM = 1e-4  # of an IoU
 
 
