@@ -76,7 +76,7 @@ class Plan(NamedTuple):
 def plan_of(axes: tuple[Axis, ...], dtype: torch.dtype, head_dim: int, has_bias: bool) -> Plan:
     block_d = max(16, 1 << (head_dim - 1).bit_length())
     if dtype == torch.float32:  # multiplied without tensor cores, from registers
-        stays, streams, warps, stages = 32, (32,), 8 if block_d >= 64 else 4, 1
+        stays, streams, warps, stages = 32, (32,), max(4, block_d // 8), 1
     else:
         stays, streams, warps, stages = 64, (32,), 8 if block_d > 64 else 4, 2
         if block_d <= 32 and not has_bias:
