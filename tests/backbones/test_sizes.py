@@ -69,8 +69,10 @@ def test_maps_are_those_of_the_logits(family, attention):
     last = model.features(x)[-1].mean((2, 3))
     if family == "davit":  # it normalises after pooling
         last = model.net.head.norm(last[..., None, None]).flatten(1)
-    if family == "vit":
-        last = model.net.fc_norm(last)
+    if family == "vit":  # its map is normalised token by token, its logits after pooling
+        tokens = model.net.forward_features(x)[:, model.net.num_prefix_tokens :]
+        torch.testing.assert_close(model.features(x)[-1].flatten(2).mT, model.net.fc_norm(tokens))
+        last = model.net.fc_norm(tokens.mean(1))
     torch.testing.assert_close(last, pooled, rtol=1e-4, atol=1e-5)
 
 
