@@ -17,13 +17,18 @@ struct Place {
   explicit Place(const torch::stable::Tensor& q) : guard(q.get_device_index()) {
     const int device = q.get_device_index();
     // the guard sets the device of torch's CUDA runtime; this library has a runtime of its own, linked in
-    STD_CUDA_CHECK(cudaSetDevice(device));
+    check(cudaSetDevice(device));
     void* current = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &current));
+    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &current) == AOTI_TORCH_SUCCESS,
+                    "neighborhood_attention_cuda: device ", device, " has no current stream");
     stream = static_cast<cudaStream_t>(current);
     int bytes = 0;
-    STD_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     shared_limit = bytes;
+  }
+
+  static void check(cudaError_t error) {  // torch 2.10 has no macro for it
+    STD_TORCH_CHECK(error == cudaSuccess, "neighborhood_attention_cuda: ", cudaGetErrorString(error));
   }
 
   template <class T>

@@ -145,6 +145,8 @@ void backward_channels(const Problem& problem, const T* grad, const double* boxe
   }
 }
 
+Tensor swap(const Tensor& tensor, int64_t a, int64_t b) { return torch::stable::transpose(tensor, a, b); }
+
 Tensor forward(const Tensor& features, const Tensor& boxes_in, int64_t out_height, int64_t out_width,
                double spatial_scale, int64_t sampling_ratio) {
   check_features(features);
@@ -154,7 +156,7 @@ Tensor forward(const Tensor& features, const Tensor& boxes_in, int64_t out_heigh
   const int64_t count = boxes.size(0);
   Tensor out = torch::stable::new_empty(features, {count, problem.channels, out_height, out_width});
   if (!count || !problem.channels) return out;
-  const Tensor maps = torch::stable::contiguous(torch::stable::permute(features, {0, 2, 3, 1}));
+  const Tensor maps = torch::stable::contiguous(swap(swap(features, 1, 2), 2, 3));
   const auto* box = static_cast<const double*>(boxes.const_data_ptr());
   const auto run = [&](auto zero) {
     using T = decltype(zero);
@@ -189,7 +191,7 @@ Tensor backward(const Tensor& grad_in, const Tensor& boxes_in, std::vector<int64
   };
   if (grad.scalar_type() == ScalarType::Float) run(float{});
   else run(double{});
-  return torch::stable::contiguous(torch::stable::permute(maps, {0, 3, 1, 2}));
+  return torch::stable::contiguous(swap(swap(maps, 2, 3), 1, 2));
 }
 
 }  // namespace

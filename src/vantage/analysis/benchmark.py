@@ -46,16 +46,8 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 
 def count_flops(model: nn.Module, image: Tensor) -> int:
     """Operations of one forward pass of (B, C, H, W), in eval mode; the model is left as it was."""
-    # a compiled module called under a counter is, with torch 2.10, not compiled afterwards either
-    compiled = {part: part._compiled_call_impl for part in model.modules() if part._compiled_call_impl is not None}
-    try:
-        for part in compiled:
-            part._compiled_call_impl = None
-        with undisturbed(model), FlopCounterMode(display=False) as counter:
-            model(image)
-    finally:
-        for part, call in compiled.items():
-            part._compiled_call_impl = call
+    with undisturbed(model), FlopCounterMode(display=False) as counter:
+        model(image)
     return counter.get_total_flops()
 
 

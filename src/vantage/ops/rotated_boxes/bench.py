@@ -53,6 +53,8 @@ def run(arguments: argparse.Namespace) -> dict:
         if why_not:
             notes.append(f"{name}: {why_not}")
             contenders.remove(name)
+    if not contenders:
+        raise SystemExit("nothing to time: " + "; ".join(notes))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for name in cases:

@@ -43,7 +43,8 @@ def around_edges(points: Tensor, edges: Tensor) -> Tensor:
     direction = torch.where(is_point, direction.new_tensor((1.0, 0.0)), direction)
     cos, sin = direction.unsqueeze(-2).unbind(-1)  # (B, E, 1)
     along, across = cos * x + sin * y, cos * y - sin * x  # (B, E, P)
-    (w_low, w_high), (h_low, h_high) = along.aminmax(dim=-1), across.aminmax(dim=-1)  # (B, E)
+    w_low, w_high = along.amin(-1), along.amax(-1)  # (B, E); aminmax has no derivative in torch 2.10
+    h_low, h_high = across.amin(-1), across.amax(-1)
     w, h = w_high - w_low, h_high - h_low
     best = torch.where(is_point[..., 0], torch.inf, w * h).argmin(-1, keepdim=True)  # (B, 1)
     cos, sin = cos[..., 0], sin[..., 0]

@@ -7,7 +7,7 @@ With the angle between the boxes in closed form there is no matrix root and noth
 held in [1e-6, 1e7], so that values and gradients are finite for identical boxes, squares, slivers and sides near 0.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -95,7 +95,8 @@ def probiou_loss(pred: Tensor, target: Tensor) -> Tensor:
     return smooth_root(-torch.expm1(-(apart / 4 + logarithm / 2).clamp(min=0))).to(pred.dtype)
 
 
-class Gaussians(NamedTuple):
+@dataclass
+class Gaussians:  # no NamedTuple: Dynamo of torch 2.10 reads no properties of one
     """Prediction 1 and target 2 in the frame of the target, float64, (N,) each."""
 
     x: Tensor  # mean of 1
