@@ -96,26 +96,6 @@ static void backward_sliding(const BackwardCall<T>& call, const Split& split, in
     out_grad_of[r] = out_grads + r * query_size + guard;
   }
   Upcoming upcoming;
-  // Rows of a group that is not packed yet
-  const auto announce = [&](const Unit& unit, int64_t group, bool fresh) {
-    const int64_t height = unit.n[1], width = unit.n[2], step_x = shape.axes[2].dilation;
-    const int64_t groups_per_frame = (height + group_rows - 1) / group_rows;
-    const int64_t t = group / groups_per_frame, y0 = group % groups_per_frame * group_rows;
-    const int64_t rows = std::min<int64_t>(group_rows, height - y0);
-    for (int64_t ot = 0; ot < kt; ++ot)
-      for (int64_t p = 0; p < kh + rows - 1; ++p) {
-        const int64_t key_t = continued(t + ot - kt / 2, unit.n[0], kt);
-        const int64_t key_y = continued(y0 + p - kh / 2, height, kh);
-        if (!fresh && packed[ring.slot(key_t, key_y)] == key_y) continue;
-        upcoming.add(unit.row(call.k, shape, key_t, key_y), call.k.axis[2] * step_x, width, shape.dim);
-        upcoming.add(unit.row(call.v, shape, key_t, key_y), call.v.axis[2] * step_x, width, shape.dim);
-      }
-    for (int64_t r = 0; r < rows; ++r) {
-      upcoming.add(unit.row(call.q, shape, t, y0 + r), call.q.axis[2] * step_x, width, shape.dim);
-      upcoming.add(unit.row(call.out, shape, t, y0 + r), call.out.axis[2] * step_x, width, shape.dim);
-      upcoming.add(unit.row(call.grad_out, shape, t, y0 + r), call.grad_out.axis[2] * step_x, width, shape.dim);
-    }
-  };
   float* mixed_of[kMaxRows];
   for (int r = 0; r < kMaxRows; ++r) mixed_of[r] = mixed + r * dim * kLanes;
   int64_t biased_head = -1, biased_width = -1;
@@ -179,11 +159,13 @@ static void backward_sliding(const BackwardCall<T>& call, const Split& split, in
       for (int64_t r = 0; r < rows; ++r)
         upcoming.add(unit.row(call.grad_q, shape, t, y0 + r), call.grad_q.axis[2] * step_x, width, shape.dim);
       if (group + 1 < last_group)
-        announce(unit, group + 1, false);
+        announce(shape, unit, group + 1, group_rows, ring, &packed, call.k, call.v,
+                 {&call.q, &call.out, &call.grad_out}, upcoming);
       else if (task + 1 < last_task) {
         const Unit next = Unit::of(shape, (task + 1) / split.chunks);
         const int64_t next_groups = next.n[0] * ((next.n[1] + group_rows - 1) / group_rows);
-        announce(next, next_groups * ((task + 1) % split.chunks) / split.chunks, true);
+        announce(shape, next, next_groups * ((task + 1) % split.chunks) / split.chunks, group_rows, ring, nullptr,
+                 call.k, call.v, {&call.q, &call.out, &call.grad_out}, upcoming);
       }
       const int64_t share =
           upcoming.share((rows + kMaxRows - 1) / kMaxRows * (round_up(width, kLanes) / kLanes) * kt * kh);

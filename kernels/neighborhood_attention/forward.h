@@ -68,23 +68,6 @@ static void forward_sliding(const ForwardCall<T>& call, const Split& split, int6
   Upcoming upcoming;
   float* mixed_of[kMaxRows];
   for (int r = 0; r < kMaxRows; ++r) mixed_of[r] = mixed + r * layout.padded_dim * kLanes;
-  // Rows of the group that is not packed yet: what it reads and, if it is the present one, what it writes
-  const auto announce = [&](const Unit& unit, int64_t group, bool fresh) {
-    const int64_t height = unit.n[1], width = unit.n[2], step_x = shape.axes[2].dilation;
-    const int64_t groups_per_frame = (height + kMaxRows - 1) / kMaxRows;
-    const int64_t t = group / groups_per_frame, y0 = group % groups_per_frame * kMaxRows;
-    const int64_t rows = std::min<int64_t>(kMaxRows, height - y0);
-    for (int64_t ot = 0; ot < kt; ++ot)
-      for (int64_t p = 0; p < kh + rows - 1; ++p) {
-        const int64_t key_t = continued(t + ot - kt / 2, unit.n[0], kt);
-        const int64_t key_y = continued(y0 + p - kh / 2, height, kh);
-        if (!fresh && packed[ring.slot(key_t, key_y)] == key_y) continue;
-        upcoming.add(unit.row(call.k, shape, key_t, key_y), call.k.axis[2] * step_x, width, shape.dim);
-        upcoming.add(unit.row(call.v, shape, key_t, key_y), call.v.axis[2] * step_x, width, shape.dim);
-      }
-    for (int64_t r = 0; r < rows; ++r)
-      upcoming.add(unit.row(call.q, shape, t, y0 + r), call.q.axis[2] * step_x, width, shape.dim);
-  };
   const int64_t score_row = volume * kLanes, plane = kh * kw;
   int64_t biased_head = -1, biased_width = -1;
 
@@ -126,11 +109,12 @@ static void forward_sliding(const ForwardCall<T>& call, const Split& split, int6
       for (int64_t r = 0; r < rows; ++r)
         upcoming.add(unit.row(call.out, shape, t, y0 + r), call.out.axis[2] * step_x, width, shape.dim);
       if (group + 1 < last_group)
-        announce(unit, group + 1, false);
+        announce(shape, unit, group + 1, kMaxRows, ring, &packed, call.k, call.v, {&call.q}, upcoming);
       else if (task + 1 < last_task) {
         const Unit next = Unit::of(shape, (task + 1) / split.chunks);
         const int64_t next_groups = next.n[0] * ((next.n[1] + kMaxRows - 1) / kMaxRows);
-        announce(next, next_groups * ((task + 1) % split.chunks) / split.chunks, true);
+        announce(shape, next, next_groups * ((task + 1) % split.chunks) / split.chunks, kMaxRows, ring, nullptr,
+                 call.k, call.v, {&call.q}, upcoming);
       }
       const int64_t share = upcoming.share(round_up(width, kLanes) / kLanes * kt * (kh + rows - 1));
       for (int64_t x = 0; x < width; x += kLanes) {

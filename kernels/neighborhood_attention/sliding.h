@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdlib>
+#include <initializer_list>
 #include <new>
 #include <vector>
 
@@ -129,6 +130,31 @@ class Upcoming {
   int64_t lines_ = 0, column_ = 0;
   size_t row_ = 0;
 };
+
+// Adds the rows that a group of query rows will read: of keys and values those that `packed` does not hold (all if
+// null), and its own of `own`
+template <typename T>
+static void announce(const Shape& shape, const Unit& unit, int64_t group, int64_t group_rows, const Ring& ring,
+                     const std::vector<int64_t>* packed, const View<const T>& k, const View<const T>& v,
+                     std::initializer_list<const View<const T>*> own, Upcoming& upcoming) {
+  const Axis &at = shape.axes[0], &ay = shape.axes[1];
+  const int64_t height = unit.n[1], groups_per_frame = (height + group_rows - 1) / group_rows;
+  const int64_t t = group / groups_per_frame, y0 = group % groups_per_frame * group_rows;
+  const int64_t rows = std::min(group_rows, height - y0), step_x = shape.axes[2].dilation;
+  const auto add = [&](const View<const T>& view, int64_t row_t, int64_t row_y) {
+    upcoming.add(unit.row(view, shape, row_t, row_y), view.axis[2] * step_x, unit.n[2], shape.dim);
+  };
+  for (int64_t ot = 0; ot < at.kernel; ++ot)
+    for (int64_t p = 0; p < ay.kernel + rows - 1; ++p) {
+      const int64_t key_t = continued(t + ot - at.left(), unit.n[0], at.kernel);
+      const int64_t key_y = continued(y0 + p - ay.left(), height, ay.kernel);
+      if (packed && (*packed)[ring.slot(key_t, key_y)] == key_y) continue;
+      add(k, key_t, key_y);
+      add(v, key_t, key_y);
+    }
+  for (int64_t r = 0; r < rows; ++r)
+    for (const View<const T>* view : own) add(*view, t, y0 + r);
+}
 
 // src (columns, dim) with `step` elements between columns -> dst[d * ld + column] = factor * src, zeros to a full vector
 template <typename T>
