@@ -13,7 +13,7 @@ QKV = (1, 6, 8, 2, 4)
     [
         (7, {}, r"kernel_size 7 does not fit axis 0 of length 6; use at most 6"),
         ((3, 3), {"dilation": (2, 3)}, r"kernel_size 3 with dilation 3 does not fit axis 1 .* use dilation <= 2"),
-        (3, {"stride": 4}, r"stride 4 exceeds kernel_size 3 of axis 0"),
+        (3, {"stride": 4}, r"stride 4 exceeds kernel_size 3 of axis 0 of length \d+; use stride <= 3"),
         (0, {}, r"kernel_size=0; use one or 2 positive integers"),
         ((3, -1), {}, r"kernel_size=\(3, -1\); use one or 2 positive integers"),
         ((3, 3, 3), {}, r"kernel_size=\(3, 3, 3\); use one or 2 positive integers"),

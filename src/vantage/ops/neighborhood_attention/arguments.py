@@ -86,7 +86,10 @@ def fitting_axes(lengths: Sequence[int], kernel_size, dilation, stride, is_causa
                 f"use dilation <= {axis.length // axis.kernel}"
             )
         if axis.stride > axis.kernel:
-            raise ValueError(f"{NAME}: stride {axis.stride} exceeds kernel_size {axis.kernel} of {where}")
+            raise ValueError(
+                f"{NAME}: stride {axis.stride} exceeds kernel_size {axis.kernel} of {where}; "
+                f"use stride <= {axis.kernel}"
+            )
     return axes
 
 
