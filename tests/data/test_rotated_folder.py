@@ -222,7 +222,7 @@ def test_bmp_is_read_in_its_colours(root):
 
 
 def test_a_wrong_root_or_classes_file_is_refused(root, tmp_path):
-    with pytest.raises(DataNotFoundError, match=r"there is no folder .*nowhere \(data.root="):
+    with pytest.raises(DataNotFoundError, match=r"there is no folder .*nowhere \(.*\); classes.txt, train/images/"):
         make(tmp_path / "nowhere")
     for content, sentence in {
         "": "classes.txt is empty; write the classes into it, one per line, in label order",

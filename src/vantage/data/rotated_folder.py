@@ -89,7 +89,10 @@ class RotatedFolder(RotatedData):
     def class_names(self) -> list[str]:
         path = self.root / "classes.txt"
         if not self.root.is_dir():
-            raise DataNotFoundError(f"there is no folder {self.root.absolute()} (data.root={self.root})")
+            raise DataNotFoundError(
+                f"there is no folder {self.root.absolute()} (data.root={self.root}); classes.txt, "
+                f"{self.train}/images/ and {self.train}/{self.labels}/ are expected in it"
+            )
         if not path.is_file():
             raise DataNotFoundError(f"{path} is missing; write the classes into it, one per line, in label order")
         names = path.read_text(encoding="utf-8").split("\n")
