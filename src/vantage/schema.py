@@ -31,7 +31,7 @@ class Root:
     seed: int
     run_dir: str | None
     compile: bool
-    channels_last: bool
+    channels_last: bool | None
     name: str | None
     group: str | None
     tags: list[str] | None

@@ -105,7 +105,7 @@ def measure(config: DictConfig, checkpoint: Path | None, run_dir: Path) -> dict[
         batch_sizes=config.benchmark_batch_sizes,
         device=device_of(config),
         precision=config.trainer.precision,
-        channels_last=config.channels_last,
+        channels_last=task.channels_last,
     )
     backbone = task.backbone
     attentions = sorted({attention.label() for _, attention in backbone.installed()}) or ["native"]

@@ -44,7 +44,7 @@ class DigitsScene(RotatedData):
         in_chans: int = 3,
         mean: Sequence[float] = (0.47, 0.47, 0.47),
         std: Sequence[float] = (0.22, 0.22, 0.22),
-        batch_size: int = 16,
+        batch_size: int = 8,
         eval_batch_size: int | None = None,
         drop_last: bool = True,
         num_workers: int | str = "auto",

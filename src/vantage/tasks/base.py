@@ -29,6 +29,7 @@ class Task(pl.LightningModule):
 
     backbone   factory called with num_classes, in_chans and img_size; what the model's config sets wins where it fits
     scheduler  callable (optimizer, total_steps, steps_per_epoch) -> learning-rate scheduler stepped per update
+    channels_last  memory layout of images and convolutions; None: `wants_channels_last` of the task
     compile    compiles the backbone for training and validation, in place: parameter names stay. A test runs eagerly,
                so that its numbers do not depend on which batch sizes the compiler saw before.
 
@@ -36,6 +37,7 @@ class Task(pl.LightningModule):
     """
 
     monitor: str  # the validation metric, the higher the better, that picks the best checkpoint and stops early
+    wants_channels_last = False  # unless the user says otherwise
 
     def __init__(
         self,
@@ -45,16 +47,16 @@ class Task(pl.LightningModule):
         optimizer: OptimizerFactory,
         scheduler: Callable[[Optimizer, int, int], LRScheduler],
         num_classes: int,
-        channels_last: bool = False,
+        channels_last: bool | None = None,
         compile: bool = False,
     ):
         super().__init__()
         self.data_info = data
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
-        self.channels_last = channels_last
+        self.channels_last = self.wants_channels_last if channels_last is None else channels_last
         self.backbone = build_backbone(backbone, data, num_classes)
-        if channels_last:
+        if self.channels_last:
             self.backbone.to(memory_format=torch.channels_last)
         if compile:
             self.backbone.compile()

@@ -50,7 +50,7 @@ class Classification(Task):
         mixup_alpha: float = 0.0,
         cutmix_alpha: float = 0.0,
         mix_probability: float = 1.0,
-        channels_last: bool = False,
+        channels_last: bool | None = None,
         compile: bool = False,
     ):
         if not 0 <= label_smoothing < 1:

@@ -43,6 +43,7 @@ class RotatedDetection(Task):
     """
 
     monitor = "val/mAP50"
+    wants_channels_last = True  # its heads are convolutions: on a CPU a quarter faster
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class RotatedDetection(Task):
         tile: int | Literal["data"] | None = "data",
         tile_overlap: float = 0.2,
         test_views: Literal["none", "flips", "rotations", "flips_rotations"] = "none",
-        channels_last: bool = False,
+        channels_last: bool | None = None,
         compile: bool = False,
     ):
         super().__init__(
@@ -71,7 +72,7 @@ class RotatedDetection(Task):
         self.detector = detector(
             channels=self.backbone.channels, backbone_strides=self.backbone.strides, num_classes=data.num_classes
         )
-        if channels_last:
+        if self.channels_last:
             self.detector.to(memory_format=torch.channels_last)
         self.features = torch.compile(self.backbone.features) if compile else self.backbone.features
         postprocess = self.detector.postprocess
