@@ -16,6 +16,7 @@ from vantage.tasks.rotated_detection.pictures import (
     Panel,
     RotatedDetectionPictures,
     draw_panels,
+    shown,
     to_picture,
 )
 from vantage.tasks.rotated_detection.postprocess import Detections
@@ -95,12 +96,23 @@ def finished(tmp_path, sample_count=4):
     return figures, results["val"], batch, pictures
 
 
+def test_of_two_classes_at_one_place_the_best_is_drawn_and_neighbours_stay():
+    boxes = torch.tensor([[20.0, 20, 16, 8, 0.3], [20, 20, 16, 8, 0.4], [30, 20, 16, 8, 0.3], [50, 50, 9, 8, 0.0]])
+    found = Detections(boxes, torch.tensor([0.6, 0.7, 0.5, 0.29]), torch.tensor([0, 1, 0, 1]))
+    drawn, labels, scores = shown(found)
+    assert labels.tolist() == [1, 0]
+    assert scores.tolist() == pytest.approx([0.7, 0.5])
+    torch.testing.assert_close(drawn, boxes[[1, 2]])
+    nothing = Detections(boxes[:0], torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    assert [len(part) for part in shown(nothing)] == [0, 0, 0]
+
+
 def test_a_validation_leaves_predictions_curves_and_confusions(tmp_path):
     figures, results, batch, pictures = finished(tmp_path)
     assert set(figures) == {"predictions_val", "pr_curves_val", "confusion_matrix_val"}
-    shown = texts(figures["predictions_val"])
-    assert "P0000 · ground truth: 5" in shown
-    assert any(text.startswith("prediction, score ≥ 0.3") for text in shown)
+    written = texts(figures["predictions_val"])
+    assert "P0000 · ground truth: 5" in written
+    assert any(text.startswith("prediction, score ≥ 0.3") for text in written)
     lines = figures["pr_curves_val"].axes[0].lines
     np.testing.assert_allclose(lines[1].get_xdata()[1:], results["curves"][1].recall)
     np.testing.assert_allclose(lines[1].get_ydata()[1:], results["curves"][1].precision)

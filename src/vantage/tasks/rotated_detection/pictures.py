@@ -12,8 +12,9 @@ from torch import Tensor
 from vantage.analysis.confusion import draw_confusion
 from vantage.analysis.figures import GAP_INCHES, HEADER_INCHES, INK, blank
 from vantage.data.info import DataInfo
-from vantage.ops.rotated_boxes import to_corners
+from vantage.ops.rotated_boxes import rotated_nms, to_corners
 from vantage.tasks.rotated_detection.metrics import Curve
+from vantage.tasks.rotated_detection.postprocess import Detections
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,7 @@ COLOURS = (
 )
 LABELS_UP_TO = 60  # boxes of one picture; beyond that their texts cover it
 SHOWN_SCORE = 0.3
+SAME_PLACE = 0.5  # IoU above which two boxes are about one object
 CAPTION_INCHES = 0.14
 
 
@@ -45,6 +47,16 @@ def to_picture(image: Tensor, info: DataInfo) -> np.ndarray:
     picture = info.denormalize(image.detach().float().cpu()).clamp(0, 1)
     picture = picture[:3] if len(picture) >= 3 else picture[:1].expand(3, -1, -1)
     return picture.permute(1, 2, 0).numpy()
+
+
+def shown(found: Detections) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes, labels and scores of what is drawn: the sure ones and, where several classes claim one place, the best.
+    The metric counts all of them; drawn over each other they cannot be read."""
+    boxes, labels, scores = (values.detach().cpu() for values in (found.boxes, found.labels, found.scores))
+    sure = scores >= SHOWN_SCORE
+    boxes, labels, scores = boxes[sure], labels[sure], scores[sure]
+    best = rotated_nms(boxes, scores, SAME_PLACE)
+    return boxes[best], labels[best], scores[best]
 
 
 def draw_panels(
@@ -169,10 +181,9 @@ class RotatedDetectionPictures:
         for sample, found in zip(batch, outputs["detections"]):
             if len(self.seen) >= 2 * self.limit:
                 return
-            sure = found.scores >= SHOWN_SCORE
-            boxes, labels, scores = found.boxes[sure].cpu(), found.labels[sure].cpu(), found.scores[sure].cpu()
+            boxes, labels, scores = shown(found)
             truth = self.truth(sample, "ground truth")
-            caption = f"prediction, score ≥ {SHOWN_SCORE:g}: {len(boxes)}"
+            caption = f"prediction, score ≥ {SHOWN_SCORE:g}, the best of each place: {len(boxes)}"
             self.seen += [truth, Panel(truth.image, boxes, labels, scores, None, caption)]
 
     def truth(self, sample: dict, caption: str) -> Panel:

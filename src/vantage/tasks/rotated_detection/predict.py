@@ -13,7 +13,7 @@ from vantage.data.info import DataInfo
 from vantage.data.rotated import as_evaluated_whole
 from vantage.ops.rotated_boxes import to_corners
 from vantage.tasks.files import Report, read
-from vantage.tasks.rotated_detection.pictures import SHOWN_SCORE, Panel, draw_panels, to_picture
+from vantage.tasks.rotated_detection.pictures import SHOWN_SCORE, Panel, draw_panels, shown, to_picture
 from vantage.tasks.rotated_detection.postprocess import Detections
 from vantage.tasks.rotated_detection.whole import Detect, WholeImages
 
@@ -32,7 +32,7 @@ def predict_files(
 ) -> Report:
     """Writes into `folder`:
 
-    pictures/NAME.png   the picture with the objects of score >= 0.3, of the first 200 files
+    pictures/NAME.png   the picture with the objects of score >= 0.3, the best of each place, of the first 200 files
     labelTxt/NAME.txt   the same objects as a DOTA label file
     submission.zip      every object with its score, as DOTA's server takes it
 
@@ -89,20 +89,16 @@ def as_json(detections: Detections, info: DataInfo) -> dict:
 
 
 def write_labels(path: Path, detections: Detections, info: DataInfo) -> None:
-    sure = detections.scores >= SHOWN_SCORE
-    corners = to_corners(detections.boxes[sure].double()).flatten(1).tolist()
-    objects = [
-        DotaObject(tuple(points), info.class_names[label])
-        for points, label in zip(corners, detections.labels[sure].tolist())
-    ]
+    boxes, labels, _ = shown(detections)
+    corners = to_corners(boxes.double()).flatten(1).tolist()
+    objects = [DotaObject(tuple(points), info.class_names[label]) for points, label in zip(corners, labels.tolist())]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(DotaLabels(objects=tuple(objects)).text())
 
 
 def draw(image: torch.Tensor, detections: Detections, info: DataInfo, name: str):
     """One picture as large as it is, up to 2,000 px wide."""
-    sure = detections.scores >= SHOWN_SCORE
-    boxes, labels, scores = detections.boxes[sure], detections.labels[sure], detections.scores[sure]
+    boxes, labels, scores = shown(detections)
     panel = Panel(to_picture(image, info), boxes, labels, scores, None, f"{len(boxes)} objects")
     inches = min(max(image.shape[-1] / PIXELS_PER_INCH, 3.0), 2000 / PIXELS_PER_INCH)
     title = f"{name} (score ≥ {SHOWN_SCORE:g}, thick: an edge along w)"
