@@ -12,16 +12,25 @@
 #include <cstdint>
 #include <vector>
 
+#ifdef __CUDACC__
+#define VANTAGE_ANYWHERE __host__ __device__
+#else
+#define VANTAGE_ANYWHERE
+#endif
+
 namespace vantage {
 
 constexpr double kSmallestUnion = 1e-30;  // below it boxes have no area to speak of: their IoU is 0
 constexpr double kRounding = 1e-14;       // of A's area: what is in common below that is rounding, the boxes are apart
 constexpr int kLanes = 16;                // pairs that are computed together: loops over them become vectors
 
-inline double clamped(double value, double low, double high) { return std::min(std::max(value, low), high); }
+// std::min and std::max are functions of the host to nvcc
+VANTAGE_ANYWHERE inline double smaller(double a, double b) { return b < a ? b : a; }
+VANTAGE_ANYWHERE inline double larger(double a, double b) { return a < b ? b : a; }
+VANTAGE_ANYWHERE inline double clamped(double value, double low, double high) { return smaller(larger(value, low), high); }
 
 // One edge's term
-inline double edge_integral(double x0, double y0, double x1, double y1, double a, double b) {
+VANTAGE_ANYWHERE inline double edge_integral(double x0, double y0, double x1, double y1, double a, double b) {
   const double from = clamped(x0, -a, a), to = clamped(x1, -a, a);
   const double dx = x1 - x0, dy = y1 - y0;
   const double per_x = 1.0 / (dx == 0.0 ? 1.0 : dx);
@@ -40,7 +49,7 @@ struct Halves {
   double ux, uy, vx, vy;  // along w, along h
 };
 
-inline double intersection(double x, double y, const Halves& h, double a, double b) {
+VANTAGE_ANYWHERE inline double intersection(double x, double y, const Halves& h, double a, double b) {
   const double x0 = x - h.ux - h.vx, x1 = x + h.ux - h.vx, x2 = x + h.ux + h.vx, x3 = x - h.ux + h.vx;
   const double y0 = y - h.uy - h.vy, y1 = y + h.uy - h.vy, y2 = y + h.uy + h.vy, y3 = y - h.uy + h.vy;
   const double area = edge_integral(x0, y0, x1, y1, a, b) + edge_integral(x1, y1, x2, y2, a, b) +
@@ -49,9 +58,9 @@ inline double intersection(double x, double y, const Halves& h, double a, double
 }
 
 // IoU or IoF (over A); NaN where an area is NaN
-inline double ratio(double common, double area_a, double area_b, bool is_iof) {
+VANTAGE_ANYWHERE inline double ratio(double common, double area_a, double area_b, bool is_iof) {
   const double denominator = is_iof ? area_a + 0.0 * area_b : area_a + area_b - common;
-  return denominator <= kSmallestUnion ? 0.0 : std::min(common / denominator, 1.0) + 0.0 * denominator;
+  return denominator <= kSmallestUnion ? 0.0 : smaller(common / denominator, 1.0) + 0.0 * denominator;
 }
 
 // Boxes as columns, with what depends on one box alone
@@ -117,7 +126,7 @@ struct Pair {
   double cos_a, sin_a, area_a, area_b;
 
   template <typename T>
-  Pair(const T* first, const T* second) {
+  VANTAGE_ANYWHERE Pair(const T* first, const T* second) {
     cos_a = std::cos(double(first[4])), sin_a = std::sin(double(first[4]));
     const double dx = double(second[0]) - double(first[0]), dy = double(second[1]) - double(first[1]);
     x = cos_a * dx + sin_a * dy, y = cos_a * dy - sin_a * dx;
@@ -126,12 +135,12 @@ struct Pair {
     a = half(first[2]), b = half(first[3]), p = half(second[2]), q = half(second[3]);
     area_a = 4.0 * a * b + poison(first), area_b = 4.0 * p * q + poison(second);
   }
-  static double half(double side) { return 0.5 * std::max(side, 0.0); }
+  VANTAGE_ANYWHERE static double half(double side) { return 0.5 * larger(side, 0.0); }
   template <typename T>
-  static double poison(const T* box) {
+  VANTAGE_ANYWHERE static double poison(const T* box) {
     return 0.0 * (double(box[0]) + double(box[1]) + double(box[2]) + double(box[3]) + double(box[4]));
   }
-  double intersection() const {
+  VANTAGE_ANYWHERE double intersection() const {
     return vantage::intersection(x, y, Halves{p * cos, p * sin, -q * sin, q * cos}, a, b);
   }
 };
@@ -141,30 +150,31 @@ struct Pair {
 struct Inside {
   double from, to, weight = 1.0;
 
-  Inside(double reach, double x, double y, double dir_x, double dir_y, double a, double b) : from(-reach), to(reach) {
+  VANTAGE_ANYWHERE Inside(double reach, double x, double y, double dir_x, double dir_y, double a, double b)
+      : from(-reach), to(reach) {
     cut(x, dir_x, a);
     cut(y, dir_y, b);
   }
-  double length() const { return weight * std::max(to - from, 0.0); }
-  double middle() const { return 0.5 * (from + to); }
+  VANTAGE_ANYWHERE double length() const { return weight * larger(to - from, 0.0); }
+  VANTAGE_ANYWHERE double middle() const { return 0.5 * (from + to); }
 
  private:
-  void cut(double at, double step, double limit) {
+  VANTAGE_ANYWHERE void cut(double at, double step, double limit) {
     if (step == 0.0) {
       if (std::abs(at) > limit) weight = 0.0;
       else if (std::abs(at) == limit) weight *= 0.5;
       return;
     }
     const double one = (-limit - at) / step, other = (limit - at) / step;
-    from = std::max(from, std::min(one, other));
-    to = std::min(to, std::max(one, other));
+    from = larger(from, smaller(one, other));
+    to = smaller(to, larger(one, other));
   }
 };
 
 // d ratio / d (first, second), times `grad`, added to both. The area in common grows with an edge that moves outwards by
 // the length of it that lies inside the other box; what A does follows from B, since moving both changes nothing.
 template <typename T>
-void add_gradients(const T* first, const T* second, bool is_iof, double grad, double* grad_first, double* grad_second) {
+VANTAGE_ANYWHERE void add_gradients(const T* first, const T* second, bool is_iof, double grad, double* grad_first, double* grad_second) {
   const Pair pair(first, second);
   const double common = pair.intersection();
   const double denominator = is_iof ? pair.area_a : pair.area_a + pair.area_b - common;

@@ -215,8 +215,10 @@ def test_native_is_for_the_cpu():
 
 
 def test_an_unknown_backend():
-    with pytest.raises(ValueError, match="rotated_iou: backend='cuda' is unknown; use auto, native or reference"):
-        rotated_iou(boxes_of(2), boxes_of(2), backend="cuda")
+    with pytest.raises(
+        ValueError, match="rotated_iou: backend='triton' is unknown; use auto, native, cuda or reference"
+    ):
+        rotated_iou(boxes_of(2), boxes_of(2), backend="triton")
 
 
 @pytest.mark.usefixtures("forget")

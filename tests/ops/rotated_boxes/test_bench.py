@@ -44,7 +44,7 @@ def test_one_case_one_backend(capsys):
     ("options", "message"),
     [
         ("--cases all", "--cases: 'all' is unknown; use scattered, overlapping, jittered, pairs, nms"),
-        ("--backends mmcv", "--backends: 'mmcv' is unknown; use native, reference, torchvision, shapely"),
+        ("--backends mmcv", "--backends: 'mmcv' is unknown; use native, cuda, reference, torchvision, shapely"),
     ],
 )
 def test_unknown_values_are_named(options, message):

@@ -6,8 +6,8 @@ or float64; what decides on overlaps computes in float64 inside, also under auto
 rounds 1,000 px to 4 px (bfloat16) or to 0.5 px (float16).
 
 `boxes.py` and `hull.py` are geometry in plain PyTorch. `iou.py`, `nms.py`, `roi_align.py` and `points.py` are ops with
-two backends: `reference.py` in plain PyTorch for any device (GPUs use it: there is no CUDA kernel yet), and `native.py`
-in C++ for the CPU. `losses.py` stands on them.
+three backends: `reference.py` in plain PyTorch for any device, `native.py` in C++ for the CPU and `cuda.py` for NVIDIA
+GPUs. `losses.py` stands on them.
 """
 
 from vantage.ops.rotated_boxes.boxes import (

@@ -1,4 +1,4 @@
-"""From a backend's name to its function; the native library is built when first needed."""
+"""From a backend's name to its function; the compiled libraries are built when first needed."""
 
 import functools
 import importlib
@@ -9,7 +9,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-BACKENDS = ("native", "reference")
+BACKENDS = ("native", "cuda", "reference")
+AUTO = {"cuda": ("cuda", "reference")}  # by kind of device; elsewhere native, then the reference
 OPS = ("rotated_iou", "rotated_nms", "points_in_rotated_boxes", "rotated_roi_align")
 FUNCTIONS: dict[tuple[str, str], Callable] = {}  # by backend and op: none, or all
 
@@ -17,11 +18,13 @@ log = logging.getLogger("vantage.ops.rotated_boxes")
 
 
 def backend_function(op: str, backend: str, example: Tensor) -> Callable:
-    """The function of `op` that a call with tensors like `example` runs on. `auto` takes native where it can run, else
-    the reference, and says which once; a name is taken at its word."""
+    """The function of `op` that a call with tensors like `example` runs on. `auto` takes the compiled one where it can
+    run, else the reference, and says which once; a name is taken at its word."""
     name, missing = resolved(op, backend, example.device.type, example.dtype)
     if name is None:
-        raise ValueError(f"{op}: backend={backend!r} is unknown; use auto, {' or '.join(BACKENDS)}")
+        raise ValueError(
+            f"{op}: backend={backend!r} is unknown; use auto, {', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}"
+        )
     if missing:
         raise RuntimeError(f"{op}: backend={backend!r} cannot run: {missing}")
     return FUNCTIONS[name, op]
@@ -40,7 +43,7 @@ def cached_resolved(op: str, backend: str, device: str, dtype: torch.dtype) -> t
     """(name or None if unknown, why it cannot run or None)."""
     if backend not in ("auto", *BACKENDS):
         return None, None
-    names = BACKENDS if backend == "auto" else (backend,)
+    names = AUTO.get(device, ("native", "reference")) if backend == "auto" else (backend,)
     modules, refusals = load_backends(), []
     for name in names:
         missing = modules[name].unavailable(device)

@@ -1,4 +1,4 @@
-"""The registered ops of the native backend: schemas, fake kernels and autograd; their kernels attach in C++.
+"""The registered ops of the native and CUDA backends: schemas, fake kernels and autograd; their kernels attach in C++.
 
     a, b, boxes, points    float32 or float64, of any strides; (N, 5), points (P, 2), boxes of RoI align (K, 6) float64
     rotated_iou_native     (N, M), or (N,) if aligned
