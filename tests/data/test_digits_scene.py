@@ -190,7 +190,7 @@ def test_the_data_module():
     assert data.info.class_names == list(CLASS_NAMES)
     assert data.info.image_size == (160, 160)
     batch = next(iter(data.train_dataloader()))
-    assert len(batch) == 16
+    assert len(batch) == 8
     for sample in batch:
         assert sample["image"].shape == (3, 160, 160)
         assert sample["masks"].shape == (160, 160)

@@ -101,7 +101,8 @@ def bench(config: DictConfig, directory: Path, blocks: int, steps: int) -> list[
 
 def compose_bench(overrides: list[str], steps: int) -> DictConfig:
     """The training config, cut to one epoch of `steps` steps without validation."""
-    cut = [f"+trainer.limit_train_batches={steps}", "+trainer.limit_val_batches=0", "trainer.max_epochs=1"]
+    cut = [f"+trainer.limit_train_batches={steps}", "+trainer.limit_val_batches=0", "trainer.max_epochs=1",
+           "channels_last=false"]  # fmt: skip
     with config_loader(Path(__file__).resolve().parents[3] / "configs") as loader:
         return compose(loader, "train", [*cut, *overrides])[0]
 

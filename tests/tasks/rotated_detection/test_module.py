@@ -118,6 +118,14 @@ def test_larger_pictures_are_tested_in_tiles_and_in_views(tmp_path):
     assert whole.test_whole.tile is None
 
 
+def test_the_layout_is_channels_last_unless_the_user_says_otherwise():
+    for asked, expected in ((None, True), (True, True), (False, False)):
+        task = make_task(channels_last=asked)
+        assert task.channels_last is expected
+        convolution = next(one for one in task.detector.modules() if getattr(one, "kernel_size", None) == (3, 3))
+        assert convolution.weight.is_contiguous(memory_format=torch.channels_last) is expected
+
+
 def test_smaller_pictures_are_padded_to_the_largest():
     images = [torch.ones(3, 40, 64), torch.ones(3, 64, 30)]
     batch = pad_to_largest(images)
