@@ -292,7 +292,10 @@ Tensor points_in(const Tensor& points_in, const Tensor& boxes_in) {
 }
 
 // RoI align as in roi_align.cpp. Entry `index` of the (K, C, height, width) output: forward reads the map there,
-// backward (`maps` set) adds to it. A box of no image of the batch gives NaN and no gradient: a GPU cannot raise.
+// backward (`maps` set) adds to it. What the CPU refuses, a box of no image of the batch or one that would take more than
+// kMaxSamples of the map's pixels, gives NaN and no gradient: a GPU cannot raise.
+constexpr double kMaxSamples = 1 << 24;
+
 template <class T>
 struct RoiAlign {
   const T* features;   // forward
@@ -306,13 +309,15 @@ struct RoiAlign {
     const int64_t column = index % out_width, row = index / out_width % out_height;
     const int64_t channel = index / (out_width * out_height) % channels;
     const double* box = boxes + 6 * (index / (out_width * out_height * channels));
-    if (!(box[0] >= 0 && box[0] < double(batch))) {
+    const double w = box[3] * spatial_scale, h = box[4] * spatial_scale;
+    const bool is_bounded = sampling_ratio > 0 || vantage::larger(w, 1.0) * vantage::larger(h, 1.0) < kMaxSamples;
+    if (!(box[0] >= 0 && box[0] < double(batch) && is_bounded)) {
       if (!maps) values[index] = T(nan(""));
       return;
     }
     const int64_t plane = (int64_t(box[0]) * channels + channel) * height * width;
     const double cx = box[1] * spatial_scale - 0.5, cy = box[2] * spatial_scale - 0.5;
-    const double w = box[3] * spatial_scale, h = box[4] * spatial_scale, c = cos(box[5]), s = sin(box[5]);
+    const double c = cos(box[5]), s = sin(box[5]);
     const double bin_w = w / double(out_width), bin_h = h / double(out_height);
     const int64_t samples_x = samples(bin_w), samples_y = samples(bin_h);
     const double share = 1.0 / double(samples_x * samples_y);

@@ -92,8 +92,8 @@ def check_roi_align(device: str) -> None:
             for what, ours, theirs in zip(("roi align", "its gradient"), *results):
                 close(ours, theirs, f"{what} {dtype} {height}x{width}", atol=1e-5)
                 assert theirs.abs().max() > 1e-2
-    nowhere = torch.tensor([[2.0, 5, 5, 8, 8, 0], [-1, 5, 5, 8, 8, 0]], dtype=torch.float64)
-    assert registration.roi_align(features.to(device), nowhere.to(device), 2, 2, 1.0, 2).isnan().all()
+    refused = torch.tensor([[2.0, 5, 5, 8, 8, 0], [-1, 5, 5, 8, 8, 0], [0, 5, 5, 1e6, 1e6, 0]], dtype=torch.float64)
+    assert registration.roi_align(features.to(device), refused.to(device), 2, 2, 1.0, 0).isnan().all()
 
 
 CHECKS = (check_iou, check_gradients, check_nms, check_points, check_roi_align)

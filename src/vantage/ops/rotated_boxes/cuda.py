@@ -2,7 +2,7 @@
 
 Compiled by nvcc on first use for the GPUs of the machine (vantage/ops/build_cuda.py). It attaches to the registered ops
 of the native backend, for CUDA tensors. Deterministic but for the gradient of RoI align, which adds atomically. A
-region of no image of the batch gives NaN, where the CPU raises.
+region of no image of the batch, or of millions of pixels under sampling_ratio=0, gives NaN where the CPU raises.
 """
 
 import functools

@@ -79,7 +79,7 @@ def differentiate_iou(ctx, grad: Tensor):
 
 def refuse_twice(ctx, *_):
     raise RuntimeError(
-        "rotated_iou: backend='native' is differentiable once; use backend='reference' for second derivatives"
+        "rotated_iou: backends native and cuda are differentiable once; use backend='reference' for second derivatives"
     )
 
 
