@@ -81,9 +81,9 @@ class TinyData(pl.LightningDataModule):
         return self.loader(30, 2, False, noisy=False)
 
 
-def adamw(lr: float = 1e-2, weight_decay: float = 0.05, layer_decay: float = 1.0) -> OptimizerFactory:
+def adamw(lr: float = 1e-2, weight_decay: float = 0.05, **scales: float) -> OptimizerFactory:
     return OptimizerFactory(
-        lr=lr, weight_decay=weight_decay, layer_decay=layer_decay, optimizer=partial(torch.optim.AdamW, fused=True)
+        lr=lr, weight_decay=weight_decay, optimizer=partial(torch.optim.AdamW, fused=True), **scales
     )
 
 

@@ -17,7 +17,11 @@ from vantage.training.progress import ProgressReport
 from .stubs import TinyData, fit, make_task, sgd
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-CHOICES = {"scheduler/cosine": {"warmup_fraction"}}  # where the recipe's choice is not the signature's default
+CHOICES = {  # where the recipe's choice is not the signature's default
+    "scheduler/cosine": {"warmup_fraction"},
+    "scheduler/poly": {"warmup_fraction"},
+    "task/segmentation": {"auxiliary", "width"},
+}
 
 
 def load(name, tmp_path):
@@ -54,7 +58,7 @@ def test_yaml_and_signature_agree(name, tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("scheduler", ["one_cycle", "cosine", "constant"])
+@pytest.mark.parametrize("scheduler", ["one_cycle", "cosine", "poly", "constant"])
 def test_every_optimizer_trains_under_every_schedule(optimizer, scheduler, tmp_path):
     factory = instantiate(load(f"optimizer/{optimizer}", tmp_path))
     schedule = instantiate(load(f"scheduler/{scheduler}", tmp_path))

@@ -111,6 +111,21 @@ def test_a_head_outside_the_timm_model_is_as_deep_as_its_last_layer():
     assert ids["head.weight"] == max(ids.values()) > ids["net.conv1.weight"] == 0
 
 
+def test_a_head_can_learn_faster_than_its_backbone():
+    model = nn.ModuleDict({"net": timm.create_model("resnet18", num_classes=0), "head": nn.Linear(512, 3)})
+    for decay in (1.0, 0.5):
+        plain = parameter_groups(model, lr=0.1, weight_decay=0.0, layer_decay=decay)
+        scaled = parameter_groups(model, lr=0.1, weight_decay=0.0, layer_decay=decay, head_scale=10.0)
+        before, after = (
+            {id(p): group["lr"] for group in groups for p in group["params"]} for groups in (plain, scaled)
+        )
+        head = {id(parameter) for parameter in model["head"].parameters()}
+        assert before.keys() == after.keys()
+        assert all(after[key] == pytest.approx(before[key] * (10 if key in head else 1)) for key in before)
+    with pytest.raises(ValueError, match=r"optimizer.head_scale needs a head beside a timm backbone"):
+        parameter_groups(nn.ModuleDict({"net": model["net"]}), lr=0.1, weight_decay=0.0, head_scale=10.0)
+
+
 def test_frozen_parameters_are_left_out_and_do_not_change_the_others():
     model = timm.create_model("resnet18", num_classes=3)
     groups = parameter_groups(model, lr=1.0, weight_decay=0.0, layer_decay=0.5)
@@ -130,6 +145,7 @@ def test_frozen_parameters_are_left_out_and_do_not_change_the_others():
         ({"lr": 0.0}, "optimizer.lr is 0.0"),
         ({"weight_decay": -1.0}, "optimizer.weight_decay is -1.0"),
         ({"layer_decay": 1.5}, "optimizer.layer_decay is 1.5"),
+        ({"head_scale": 0.0}, "optimizer.head_scale is 0.0"),
     ],
 )
 def test_values_out_of_range_are_refused(options, words):

@@ -7,7 +7,7 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch.optim.lr_scheduler import OneCycleLR
 
-from vantage.training.schedule import Constant, Cosine, OneCycle
+from vantage.training.schedule import Constant, Cosine, OneCycle, Poly
 
 from .stubs import TinyData, fit, make_task
 
@@ -74,6 +74,18 @@ def test_cosine_equals_timm_at_every_update(warmup, min_lr):
     assert [rate for (rate,) in rates(ours, schedule, 50)] == pytest.approx(expected, rel=1e-9, abs=1e-15)
 
 
+@pytest.mark.parametrize("power", [0.9, 1.0, 2.0])
+def test_poly_equals_torch_at_every_update(power):
+    ours, theirs = optimizer(2e-3), optimizer(2e-3)
+    reference = torch.optim.lr_scheduler.PolynomialLR(theirs, total_iters=50, power=power)
+    expected = rates(theirs, reference, 50)
+    for found, wanted in zip(rates(ours, Poly(power=power)(ours, 50, 10), 50), expected):
+        assert found == pytest.approx(wanted, rel=1e-6)
+    warm = rates(scheduled := optimizer(2e-3), Poly(power=power, warmup_steps=10)(scheduled, 60, 10), 60)
+    assert [rate for (rate,) in warm[10:]] == pytest.approx([rate for (rate,) in expected], rel=1e-6)
+    assert warm[5] == pytest.approx([1e-6 + (2e-3 - 1e-6) / 2])
+
+
 def test_cosine_keeps_the_ratio_of_the_groups():
     scheduled = optimizer(1e-2, 1e-3)
     for top, bottom in rates(scheduled, Cosine(warmup_steps=3, min_lr=1e-4)(scheduled, 20, 10), 20):
@@ -106,9 +118,11 @@ def test_bad_schedules_say_what_to_type():
         Cosine(min_lr=0.1)(optimizer(1e-2), 20, 10)
     with pytest.raises(ValueError, match=r"scheduler.pct_start is 1.0"):
         OneCycle(pct_start=1.0)
+    with pytest.raises(ValueError, match=r"scheduler.power is 0; it is positive"):
+        Poly(power=0)
 
 
-@pytest.mark.parametrize("schedule", [OneCycle(), Cosine(warmup_steps=2), Constant()])
+@pytest.mark.parametrize("schedule", [OneCycle(), Cosine(warmup_steps=2), Poly(), Constant()])
 def test_their_state_loads_with_weights_only(schedule):
     buffer = io.BytesIO()
     torch.save(schedule(optimizer(1e-2), 10, 5).state_dict(), buffer)

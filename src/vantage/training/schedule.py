@@ -6,6 +6,7 @@ weights_only=True.
 """
 
 import math
+from abc import abstractmethod
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
@@ -49,8 +50,8 @@ class OneCycle:
         )
 
 
-class Cosine:
-    """Linear warm-up from `warmup_lr` to optimizer.lr, then half a cosine down to `min_lr` over the remaining updates.
+class WarmUp:
+    """Linear warm-up from `warmup_lr` to optimizer.lr, then `decay` down to `min_lr` over the remaining updates.
 
     The warm-up is given once: in epochs, in steps (updates), or as a fraction of all updates.
     """
@@ -101,9 +102,48 @@ class Cosine:
             if step < warmup:
                 return (self.warmup_lr + (peak - self.warmup_lr) * step / warmup) / peak
             progress = min((step - warmup) / (total_steps - warmup), 1.0)
-            return (self.min_lr + (peak - self.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))) / peak
+            return (self.min_lr + (peak - self.min_lr) * self.decay(progress)) / peak
 
         return LambdaLR(optimizer, factor)
+
+    @abstractmethod
+    def decay(self, progress: float) -> float:
+        """From 1 to 0 as progress goes from 0 to 1."""
+
+
+class Cosine(WarmUp):
+    """Half a cosine."""
+
+    def decay(self, progress: float) -> float:
+        return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Poly(WarmUp):
+    """(1 - progress)^power, segmentation's schedule since DeepLab (Chen et al., 2016, arXiv:1606.00915)."""
+
+    def __init__(
+        self,
+        *,
+        power: float = 0.9,
+        warmup_epochs: float | None = None,
+        warmup_steps: int | None = None,
+        warmup_fraction: float | None = None,
+        warmup_lr: float = 1e-6,
+        min_lr: float = 0.0,
+    ):
+        if not power > 0:
+            raise ValueError(f"scheduler.power is {power}; it is positive, 1 for a straight line")
+        super().__init__(
+            warmup_epochs=warmup_epochs,
+            warmup_steps=warmup_steps,
+            warmup_fraction=warmup_fraction,
+            warmup_lr=warmup_lr,
+            min_lr=min_lr,
+        )
+        self.power = power
+
+    def decay(self, progress: float) -> float:
+        return (1 - progress) ** self.power
 
 
 class Constant:
