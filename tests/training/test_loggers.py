@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import wandb
+from PIL import Image
 
 from vantage.training.loggers import finish_loggers
 from vantage.training.loggers.csv import CSVMetrics
@@ -126,6 +128,46 @@ def test_error_reporting_is_off_before_wandb_is_imported():
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+
+
+def test_masks_are_written_with_the_names_of_their_classes(tmp_path):
+    """In an offline run, as files that `wandb sync` uploads; pictures of other sizes are padded to the largest."""
+    rng = np.random.default_rng(0)
+    labels = {0: "road", 1: "sky", 254: "the last one", 255: "ignore"}
+    panels = [
+        {
+            "name": f"picture {number}",
+            "image": rng.integers(0, 255, (*size, 3)).astype(np.uint8),
+            "prediction": rng.choice([0, 1, 254], size).astype(np.uint8),
+            "ground_truth": rng.choice([0, 1, 254, 255], size).astype(np.uint8),
+            "class_labels": labels,
+        }
+        for number, size in enumerate([(6, 9), (8, 1)])
+    ]
+    logger = WandB(save_dir=str(tmp_path), mode="offline")
+    try:
+        logger.log_masks("pictures/masks_val", panels, step=7)
+        (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    finally:
+        finish_loggers()
+        wandb.teardown()  # a run that is finished may still be on its way to the disk
+
+    def whole(pixels):
+        padding = [(0, 8 - len(pixels)), (0, 9 - pixels.shape[1]), (0, 0)][: pixels.ndim]
+        return np.pad(pixels, padding, constant_values=255).tobytes()
+
+    def written(folder):
+        return {np.asarray(Image.open(path)).tobytes() for path in (run / "files" / "media" / folder).glob("*.png")}
+
+    assert written("images/pictures") == {whole(panel["image"]) for panel in panels}
+    masks = {whole(panel[name]) for panel in panels for name in ("prediction", "ground_truth")}
+    assert written("images/mask/pictures") == masks
+    (log,) = run.glob("run-*.wandb")
+    content = log.read_bytes()
+    for name in ("prediction", "ground_truth"):
+        told = f'"pictures/masks_val_wandb_delimeter_{name}","value":{{"0":"road","1":"sky","254":"the last one","255":'
+        assert f'{told}"ignore"}}'.encode() in content
+    assert b'"picture 0","picture 1"' in content
 
 
 @pytest.fixture

@@ -64,6 +64,7 @@ class Gallery(Logger):
     def __init__(self):
         super().__init__()
         self.images = []
+        self.masks = []
 
     def log_hyperparams(self, *_):
         pass
@@ -73,6 +74,9 @@ class Gallery(Logger):
 
     def log_image(self, key, images, step=None):
         self.images.append((key, images, step))
+
+    def log_masks(self, key, panels, step=None):
+        self.masks.append((key, panels, step))
 
 
 def run(tmp_path, task, *, sanity=0):
@@ -130,3 +134,43 @@ def test_a_picture_that_fails_is_told_and_the_run_goes_on(tmp_path, caplog):
         run(tmp_path, task)
     assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["first_batch.png"]
     assert "no ink" in caplog.text
+
+
+class ToldOfMasks(Told):
+    every_validation = True
+
+    def mask_panels(self, split):
+        self.calls.append(f"masks of {split}")
+        return [{"name": f"last of {split}"}] if split == "val" else []
+
+
+def test_masks_go_to_loggers_that_take_them_after_the_figures(tmp_path):
+    task = Task()
+    task.told = ToldOfMasks()
+    gallery = run(tmp_path, task)
+    told = [("val", "#3"), "masks of val", ("test", "#3"), "masks of test"]
+    assert [call for call in task.told.calls if call in told] == told[:2] * 2 + told[2:]
+    panels = [{"name": "last of val"}]
+    assert gallery.masks == [("pictures/masks_val", panels, 3), ("pictures/masks_val", panels, 6)]  # and no empty ones
+
+
+def test_tasks_without_masks_and_loggers_that_take_none_are_left_alone(tmp_path, monkeypatch):
+    assert run(tmp_path / "a", Task()).masks == []
+    monkeypatch.delattr(Gallery, "log_masks")
+    task = Task()
+    task.told = ToldOfMasks()
+    run(tmp_path / "b", task)
+    assert "masks of val" not in task.told.calls
+
+
+def test_masks_that_fail_are_told_and_the_figures_are_there(tmp_path, caplog, monkeypatch):
+    def fail(*_, **__):
+        raise ArithmeticError("no crayons")
+
+    monkeypatch.setattr(Gallery, "log_masks", fail)
+    task = Task()
+    task.told = ToldOfMasks()
+    with caplog.at_level(logging.ERROR):
+        run(tmp_path, task)
+    assert "no crayons" in caplog.text
+    assert (tmp_path / "pictures" / "all_val.png").is_file()

@@ -1,11 +1,14 @@
 """Image files that a user wants predicted: which ones there are, reading them, and what every task reports of it."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
-from torch import Tensor
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,21 @@ def find_files(source: Path | str) -> list[Path]:
     return files
 
 
-def read(file: Path, transform: Callable[[Image.Image], Tensor]) -> Tensor | str:
-    """The image as the model takes it, or in one line why there is none."""
+def unique_names(files: Sequence[Path]) -> dict[Path, str]:
+    """The file's name without its extension, preceded by its folders, at least two, where that is not unique."""
+    names, folders = {file: file.stem for file in files}, 2
+    while len(set(names.values())) < len(names) and folders <= max(len(file.parts) for file in files):
+        counts = Counter(names.values())
+        for file, name in names.items():
+            if counts[name] > 1:
+                above = [part for part in file.parts[:-1] if part != file.anchor]  # a name must not begin with "/"
+                names[file] = "_".join((*above[-folders:], file.name.replace(".", "_")))
+        folders += 1
+    return names
+
+
+def read(file: Path, transform: Callable[[Image.Image], Read]) -> Read | str:
+    """The image as `transform` makes it, for a model say, or in one line why there is none."""
     # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error ... on broken input
     try:
         with Image.open(file) as image:

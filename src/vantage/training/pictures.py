@@ -19,7 +19,12 @@ Figures = dict[str, "Figure"]
 
 
 class TaskPictures(Protocol):
-    """What a task's `pictures()` returns: it is told what passes by, and asked for figures, by file name."""
+    """What a task's `pictures()` returns: it is told what passes by, and asked for figures, by file name.
+
+    It may also have `mask_panels(split)`: pictures with class maps of the same size, for loggers with `log_masks`
+    (W&B lays the maps over the picture), as dicts of name, image (H, W, 3) uint8, prediction and ground_truth (H, W)
+    uint8, and class_labels {value: name}. It is asked after `finish`.
+    """
 
     every_validation: bool  # draw after each validation of a training, not only after the last
 
@@ -98,6 +103,18 @@ class Pictures(pl.Callback):
 
         if self.collected and trainer.is_global_zero:
             self.draw(trainer, lambda: self.pictures.finish(split, name_of))
+            self.log_masks(trainer, split)
+
+    def log_masks(self, trainer: pl.Trainer, split: str) -> None:
+        sinks = [sink for sink in trainer.loggers if hasattr(sink, "log_masks")]
+        if not sinks or not hasattr(self.pictures, "mask_panels"):
+            return
+        try:
+            panels = self.pictures.mask_panels(split)
+            for sink in sinks if panels else ():
+                sink.log_masks(f"pictures/masks_{split}", panels, step=trainer.global_step)
+        except Exception:
+            logger.exception("masks could not be logged; the run goes on")
 
     def draw(self, trainer: pl.Trainer, make: Callable[[], Figures]) -> None:
         try:

@@ -1,6 +1,5 @@
 """Predictions of a trained detector for image files of any size: JSON, pictures, DOTA's label files and submission."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from vantage.data.dota_submission import write_submission
 from vantage.data.info import DataInfo
 from vantage.data.rotated import as_evaluated_whole
 from vantage.ops.rotated_boxes import to_corners
-from vantage.tasks.files import Report, read
+from vantage.tasks.files import Report, read, unique_names
 from vantage.tasks.rotated_detection.pictures import SHOWN_SCORE, Panel, draw_panels, shown, to_picture
 from vantage.tasks.rotated_detection.postprocess import Detections
 from vantage.tasks.rotated_detection.whole import Detect, WholeImages
@@ -61,15 +60,6 @@ def predict_files(
         "failed": [{"file": str(file), "reason": reason} for file, reason in failed],
     }
     return Report(content, len(predictions), failed)
-
-
-def unique_names(files: Sequence[Path]) -> dict[Path, str]:
-    """The file's name without its extension, preceded by its folders where that is not unique."""
-    counts = Counter(file.stem for file in files)
-    return {
-        file: file.stem if counts[file.stem] == 1 else "_".join((*file.parts[-3:-1], file.name.replace(".", "_")))
-        for file in files
-    }
 
 
 def as_json(detections: Detections, info: DataInfo) -> dict:

@@ -2,11 +2,15 @@
 
 import netrc
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
+from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
+from pytorch_lightning.utilities import rank_zero_only
 
 MODES = ("auto", "online", "offline", "disabled")
 
@@ -57,6 +61,37 @@ class WandB(WandbLogger):
             self._experiment.define_metric("trainer/global_step")
             self._experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         return self._experiment
+
+    @rank_zero_only
+    def log_masks(self, key: str, panels: Sequence[dict], step: int | None = None) -> None:
+        """Pictures with a prediction and a ground truth that can be laid over them, class by class.
+
+        panels: name, image (H, W, 3), prediction and ground_truth (H, W), all uint8, and class_labels {value: name},
+        with a name for 255. W&B shows pictures of one key in the first one's size, so smaller ones are padded: white,
+        and 255 in the masks.
+        """
+        import wandb
+
+        size = [max(panel["image"].shape[axis] for panel in panels) for axis in (0, 1)]
+        images = [
+            wandb.Image(
+                Image.fromarray(padded(panel["image"], size)),  # of an array it would drop sides of one pixel
+                caption=panel["name"],
+                masks={
+                    name: {"mask_data": padded(panel[name], size), "class_labels": panel["class_labels"]}
+                    for name in ("prediction", "ground_truth")
+                },
+            )
+            for panel in panels
+        ]
+        self.log_metrics({key: images}, step)
+
+
+def padded(pixels: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """uint8 (H, W, ...) -> (*size, ...), 255 below and to the right."""
+    whole = np.full((*size, *pixels.shape[2:]), 255, np.uint8)
+    whole[: pixels.shape[0], : pixels.shape[1]] = pixels
+    return whole
 
 
 def is_logged_in() -> bool:
