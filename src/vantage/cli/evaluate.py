@@ -147,6 +147,8 @@ def stored_info(checkpoint: Path) -> DataInfo:
         tuple(stored["image_size"]),
         stored["mean"],
         stored["std"],
+        stored.get("palette"),
+        stored.get("wraps", False),
     )
 
 

@@ -16,6 +16,8 @@ class DataInfo:
     image_size: tuple[int, int]  # (height, width) of every batch
     mean: list[float]  # per channel, of images in 0..1
     std: list[float]
+    palette: list[list[int]] | None = None  # RGB 0..255 per class, of data sets that have agreed on colours
+    wraps: bool = False  # panoramas: a picture's left and right edge are neighbours
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 (..., C, H, W) -> float32 (x / 255 - mean) / std."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,8 @@ from vantage.training.optimizer import OptimizerFactory
 
 if TYPE_CHECKING:
     from vantage.data.info import DataInfo
+
+log = logging.getLogger(__name__)
 
 
 class Task(pl.LightningModule):
@@ -197,12 +200,15 @@ class Task(pl.LightningModule):
             "image_size": [int(side) for side in info.image_size],
             "mean": [float(value) for value in info.mean],
             "std": [float(value) for value in info.std],
+            "palette": None if info.palette is None else [[int(value) for value in colour] for colour in info.palette],
+            "wraps": bool(info.wraps),
             "total_steps": int(self.trainer.estimated_stepping_batches),
         }
         checkpoint["random_state"] = random_state.capture()
         checkpoint["run_seed"] = self.run_seed
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.check_classes(checkpoint.get("vantage", {}))
         if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
         if ema.RAW_WEIGHTS in checkpoint and not any(isinstance(one, ema.EMA) for one in self.trainer.callbacks):
@@ -213,6 +219,22 @@ class Task(pl.LightningModule):
         self._resumed_total_steps = checkpoint.get("vantage", {}).get("total_steps")
         self._random_state = checkpoint.get("random_state")
         self.run_seed = checkpoint.get("run_seed", self.run_seed)
+
+    def check_classes(self, trained: dict) -> None:
+        """Before torch lists the tensors whose shapes differ."""
+        now, then = self.data_info.class_names, trained.get("class_names", self.data_info.class_names)
+        if len(now) != len(then):
+            raise ValueError(
+                f"the checkpoint's head has {len(then)} classes ({shortened(then)}) and the data has {len(now)} "
+                f"({shortened(now)}); use the data it was trained on, or data with the same classes"
+            )
+        if list(now) != list(then):
+            at = next(i for i, (new, old) in enumerate(zip(now, then)) if new != old)
+            log.warning("class %d is %s in the data and was %s when the checkpoint was trained", at, now[at], then[at])
+
+
+def shortened(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def build_backbone(factory: partial, data: DataInfo, num_classes: int) -> nn.Module:
