@@ -29,10 +29,12 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 from torch.nn import functional as F
 
 from vantage.cli.build import build_data, build_group, build_task, build_trainer
 from vantage.cli.compose import compose, config_loader
+from vantage.data.info import DataInfo
 from vantage.training.loggers import finish_loggers
 
 UNTIMED = 3  # steps at the start of a block
@@ -49,13 +51,43 @@ class BlockClock(pl.Callback):
         self.seconds = time.perf_counter() - self.start
 
 
-def bare_block(model, optimizer, scheduler, loader, steps: int, smoothing: float, clip: float | None) -> float:
+class BareClassifier(nn.Module):
+    def __init__(self, config: DictConfig, info: DataInfo):
+        super().__init__()
+        self.backbone = build_task(config, info).backbone
+        self.smoothing = config.task.label_smoothing
+
+    def forward(self, batch: dict) -> torch.Tensor:
+        return F.cross_entropy(self.backbone(batch["image"]), batch["label"], label_smoothing=self.smoothing)
+
+
+class BareSegmenter(nn.Module):
+    """Backbone, decoder and auxiliary head, cross entropy of logits at the picture's size."""
+
+    def __init__(self, config: DictConfig, info: DataInfo):
+        super().__init__()
+        task = build_task(config, info)
+        self.backbone, self.decoder, self.auxiliary = task.backbone, task.decoder, task.auxiliary
+        self.weight = config.task.auxiliary_weight
+
+    def forward(self, batch: list[dict]) -> torch.Tensor:
+        images, masks = (torch.stack([sample[key] for sample in batch]) for key in ("image", "mask"))
+        maps = self.backbone.features(images)
+        loss = self.cross_entropy(self.decoder(maps), masks)
+        return loss if self.auxiliary is None else loss + self.weight * self.cross_entropy(self.auxiliary(maps), masks)
+
+    def cross_entropy(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        logits = F.interpolate(logits, masks.shape[-2:], mode="bilinear")
+        return F.cross_entropy(logits, masks.long(), ignore_index=255)
+
+
+def bare_block(model, optimizer, scheduler, loader, steps: int, clip: float | None) -> float:
     """Seconds of `steps` steps of a plain loop that logs nothing."""
     model.train()
     for step, batch in zip(range(steps), loader):
         if step == UNTIMED:
             start = time.perf_counter()
-        loss = F.cross_entropy(model(batch["image"]), batch["label"], label_smoothing=smoothing)
+        loss = model(batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if clip:
@@ -69,13 +101,13 @@ def bench(config: DictConfig, directory: Path, blocks: int, steps: int) -> list[
     """Seconds (bare, ours) of each pair of blocks, warm-up excluded."""
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = build_data(config)
-    model = build_task(config, data.info).backbone
+    model = BARE_MODELS[task_of(config)](config, data.info)
     optimizer = instantiate(config.optimizer)(model)
     scheduler = instantiate(config.scheduler)(optimizer, total_steps=steps * (blocks + 1) + 1, steps_per_epoch=steps)
-    smoothing, clip = config.task.label_smoothing, config.trainer.gradient_clip_val
+    clip = config.trainer.gradient_clip_val
 
     def bare() -> float:
-        return bare_block(model, optimizer, scheduler, data.train_dataloader(), steps, smoothing, clip)
+        return bare_block(model, optimizer, scheduler, data.train_dataloader(), steps, clip)
 
     def ours(number: int) -> float:
         config.paths.run_dir = str(directory / str(number))
@@ -107,13 +139,24 @@ def compose_bench(overrides: list[str], steps: int) -> DictConfig:
         return compose(loader, "train", [*cut, *overrides])[0]
 
 
-BARE = {"trainer.precision": "32-true", "trainer.accumulate_grad_batches": 1, "task.mixup_alpha": 0.0,
-        "task.cutmix_alpha": 0.0, "channels_last": False, "compile": False}  # fmt: skip
+BARE_MODELS = {"classification": BareClassifier, "segmentation": BareSegmenter}
+BARE = {"trainer.precision": "32-true", "trainer.accumulate_grad_batches": 1, "channels_last": False, "compile": False}
+BARE_TASKS = {
+    "classification": {"task.mixup_alpha": 0.0, "task.cutmix_alpha": 0.0},
+    "segmentation": {"task.loss.terms.cross_entropy.class_weights": None, "task.loss.weights": {"cross_entropy": 1.0}},
+}
+
+
+def task_of(config: DictConfig) -> str:
+    name = config.task._target_.split(".")[2]  # vantage.tasks.<name>
+    if name not in BARE_MODELS:
+        sys.exit(f"error: the bench has no bare loop for task={name}; use one of {', '.join(BARE_MODELS)}")
+    return name
 
 
 def refuse(config: DictConfig) -> None:
     """Ends the bench if the bare loop would not do the same work as ours."""
-    for key, value in BARE.items():
+    for key, value in (BARE | BARE_TASKS[task_of(config)]).items():
         given = OmegaConf.select(config, key)
         if given != value:
             sys.exit(f"error: the bare loop of the bench knows only {key}={value}, not {given}")
