@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vantage.ops.rotated_boxes import canonical, points_in_rotated_boxes
+from vantage.tasks.distributed import mean_over_processes
 from vantage.tasks.rotated_detection.assign import BACKGROUND, IGNORED
 from vantage.tasks.rotated_detection.coders import wrap
 from vantage.tasks.rotated_detection.fpn import FPN
@@ -39,7 +40,6 @@ from vantage.tasks.rotated_detection.losses import (
     CircularSmoothLabel,
     check_box_loss,
     focal_loss,
-    mean_over_processes,
     smooth_l1,
 )
 from vantage.tasks.rotated_detection.postprocess import Detections, Postprocess

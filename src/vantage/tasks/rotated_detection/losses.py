@@ -75,15 +75,3 @@ class CircularSmoothLabel:
     def decode(self, logits: Tensor) -> Tensor:
         """(..., bins) -> (...): the centre of the most probable bin."""
         return logits.argmax(-1).to(logits.dtype) * (math.pi / self.bins) - math.pi / 2
-
-
-def mean_over_processes(value: Tensor, *, least: float = 1.0) -> Tensor:
-    """The mean of a number over the processes of a distributed training, at least `least`: what losses are divided by.
-
-    Gradients are averaged over processes, so this makes them those of one process with all the images.
-    """
-    value = value.detach().clone()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(value)
-        value /= torch.distributed.get_world_size()
-    return value.clamp(min=least)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torchvision.ops import nms
 
 from vantage.ops.rotated_boxes import canonical, enclosing_xyxy, rotated_iou, rotated_roi_align
+from vantage.tasks.distributed import mean_over_processes
 from vantage.tasks.rotated_detection.assign import assign_by_overlap, draw_sample, upright_overlap
 from vantage.tasks.rotated_detection.coders import DeltaCoder, MidpointOffsetCoder
 from vantage.tasks.rotated_detection.fpn import FPN
@@ -27,7 +28,6 @@ from vantage.tasks.rotated_detection.losses import (
     DISTANCES,
     BoxLossName,
     check_box_loss,
-    mean_over_processes,
     smooth_l1,
 )
 from vantage.tasks.rotated_detection.postprocess import Detections, Postprocess

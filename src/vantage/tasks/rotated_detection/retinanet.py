@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vantage.ops.rotated_boxes import canonical, rotated_iou
+from vantage.tasks.distributed import mean_over_processes
 from vantage.tasks.rotated_detection.assign import IGNORED, assign_by_overlap
 from vantage.tasks.rotated_detection.coders import DeltaCoder
 from vantage.tasks.rotated_detection.fpn import FPN
@@ -33,7 +34,6 @@ from vantage.tasks.rotated_detection.losses import (
     CircularSmoothLabel,
     check_box_loss,
     focal_loss,
-    mean_over_processes,
     smooth_l1,
 )
 from vantage.tasks.rotated_detection.postprocess import Detections, Postprocess
