@@ -28,6 +28,7 @@ NEEDS = {
     "position/rel_bias": ["attention=softmax"],
     "position/rope_axial": ["attention=softmax"],
     **{name: ["task=rotated_detection"] for name in FILES if name.startswith("task/detector/")},
+    **{name: ["task=segmentation"] for name in FILES if name.startswith(("task/decoder/", "task/loss/"))},
 }
 
 
@@ -82,7 +83,7 @@ def test_sampled_combinations_pass_the_check_or_are_refused_for_a_reason(loader)
             passed += 1
         except ConfigError as error:
             refused[str(error)] = picked
-    assert passed > COMBINATIONS / 3
+    assert passed > COMBINATIONS / 5  # a plug fits one model of seven, a position a few attentions: a third may pass
     for sentence, picked in refused.items():
         pair = ("model", "plug") if sentence.startswith("plug=") else ("attention", "position")
         assert all(f"{group}={picked[group]}" in sentence for group in pair), sentence

@@ -10,6 +10,8 @@ from omegaconf import OmegaConf
 from vantage.data.augment import Augment
 from vantage.data.errors import DataError
 from vantage.data.rotated_augment import RotatedAugment
+from vantage.data.segmentation_augment import SegmentationAugment
+from vantage.data.segmentation_files import SegmentationFiles
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
@@ -20,6 +22,8 @@ OWN = {
     "fashion_mnist": {"mean", "std", "in_chans"},
     "imagenet": {"center_crop", "val_fraction"},
 }
+# what suits the data, where a class has its signature from the base of all segmentation data
+SIZES = {"image_size", "resize", "batch_size", "eval_batch_size", "mean", "std", "in_chans", "val_fraction"}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,8 @@ def test_data_config_spells_out_every_keyword_with_its_default(root, name):
     target = config.pop("_target_")
     known, keywords = defaults(target)
     assert set(config) == keywords
-    skipped = {"seed", "augment", "default_augment"} | OWN.get(name, set())
+    inherits = issubclass(get_class(target), SegmentationFiles) and "__init__" not in vars(get_class(target))
+    skipped = {"seed", "augment", "default_augment"} | OWN.get(name, set()) | (SIZES if inherits else set())
     assert {k: v for k, v in config.items() if k in known and k not in skipped} == {
         k: v for k, v in known.items() if k not in skipped
     }
@@ -66,13 +71,17 @@ def test_data_config_spells_out_every_keyword_with_its_default(root, name):
 CHANGED = {
     Augment: (["augment=flip_crop", "augment.erase=0.3"], {"flip": 0.5, "crop": "pad", "erase": 0.3}),
     RotatedAugment: (["augment=rotated", "augment.rotate=0.3"], {"flip": 0.5, "transpose": 0.5, "rotate": 0.3}),
+    SegmentationAugment: (["augment=segmentation", "augment.rotate=0.3"], {"flip": 0.5, "rotate": 0.3}),
 }
+KIND_OF_TASK = {
+    "classification": Augment, "rotated_detection": RotatedAugment, "segmentation": SegmentationAugment
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DATA)
 def test_data_config_makes_its_module(root, name):
     data = instantiate(composed(root, f"data={name}").data)
-    kind = RotatedAugment if "rotated_detection" in data.tasks else Augment
+    kind = KIND_OF_TASK[data.tasks[0]]
     assert isinstance(data.augment, kind)
     assert data.seed == 3
     explicit = instantiate(composed(root, f"data={name}", "augment=none").data)
@@ -80,17 +89,25 @@ def test_data_config_makes_its_module(root, name):
     overrides, expected = CHANGED[kind]
     changed = instantiate(composed(root, f"data={name}", *overrides).data)
     assert {key: getattr(changed.augment, key) for key in expected} == expected
-    others = next(overrides for other, (overrides, _) in CHANGED.items() if other is not kind)
-    with pytest.raises(InstantiationException) as caught:
-        instantiate(composed(root, f"data={name}", *others).data)
-    assert isinstance(caught.value.__cause__, DataError)
-    assert "use augment=default" in str(caught.value.__cause__)
+    for other, (others, _) in CHANGED.items():
+        if other is kind:
+            continue
+        with pytest.raises(InstantiationException) as caught:
+            instantiate(composed(root, f"data={name}", *others).data)
+        assert isinstance(caught.value.__cause__, DataError)
+        assert "use augment=default" in str(caught.value.__cause__)
 
 
 def test_the_default_data_set_of_rotated_detection_is_digits_scene(root):
     config = composed(root, "data=rotated_detection")
     assert config.data._target_ == "vantage.data.digits_scene.DigitsScene"
     assert config.data.default_augment == composed(root, "augment=rotated_digits").augment
+
+
+def test_the_default_data_set_of_segmentation_is_digits_scene_with_masks(root):
+    config = composed(root, "data=segmentation")
+    assert config.data._target_ == "vantage.data.digits_scene_masks.DigitsSceneMasks"
+    assert config.data.default_augment == composed(root, "augment=segmentation_digits").augment
 
 
 def test_the_default_data_set_of_classification_is_digits(root):
@@ -108,5 +125,6 @@ def test_augment_config_spells_out_every_option(root, name):
         assert config == known
     else:
         assert config != known
-    kind = RotatedAugment if name.startswith("rotated") else Augment
+    kinds = {"rotated": RotatedAugment, "segmentation": SegmentationAugment}
+    kind = kinds.get(name.partition("_")[0], Augment)
     assert isinstance(instantiate(composed(root, f"augment={name}").augment), kind)

@@ -246,7 +246,7 @@ def test_a_missing_label_folder_is_refused(root):
 
 
 def test_an_augmentation_of_whole_pictures_is_refused(root):
-    with pytest.raises(DataError, match="augment is one for pictures without boxes; use augment=default"):
+    with pytest.raises(DataError, match="augment is of the kind Augment, which does not move boxes; use"):
         make(root, augment=Augment(flip=0.5))
     assert vars(make(root, augment=Augment()).augment) == vars(RotatedAugment())  # augment=none
 

@@ -93,8 +93,13 @@ class DigitsScene(RotatedData):
 
     def scenes(self, split: str) -> list[Scene]:
         """The scenes of a split with all that is known of them."""
-        scans, digits = load_digits(return_X_y=True)
-        parts = stratified_split(torch.from_numpy(digits), list(SCAN_FRACTIONS.values()), self.split_seed)
-        own = dict(zip([*SCAN_FRACTIONS, "train"], parts))[split].numpy()
-        glyphs = Glyphs(scans.reshape(-1, 8, 8)[own], LABELS[digits[own]], own)
-        return draw_scenes(glyphs, self.counts[split], seed=self.split_seed, split=SPLITS.index(split))
+        return draw_split(split, self.counts[split], self.split_seed)
+
+
+def draw_split(split: str, count: int, split_seed: int) -> list[Scene]:
+    """The first `count` scenes of train, val or test, of scans that no other split has."""
+    scans, digits = load_digits(return_X_y=True)
+    parts = stratified_split(torch.from_numpy(digits), list(SCAN_FRACTIONS.values()), split_seed)
+    own = dict(zip([*SCAN_FRACTIONS, "train"], parts))[split].numpy()
+    glyphs = Glyphs(scans.reshape(-1, 8, 8)[own], LABELS[digits[own]], own)
+    return draw_scenes(glyphs, count, seed=split_seed, split=SPLITS.index(split))

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vantage.data.digits_scene_paint import LUMA, ink_colour, occlude, paint_background, shadows
+from vantage.data.masks import IGNORE
 from vantage.ops.rotated_boxes import canonical
 
 INK = 0.48  # of a cell of the scan full of ink: the level at which paper ends
@@ -27,7 +28,6 @@ DIGITS = (3, 8)
 SIDE = (20.0, 44.0)  # pixels of the box's long side
 MIN_CONTRAST = 0.2
 MIN_VISIBLE, MIN_SIDE = 0.4, 8.0  # below, a digit is difficult
-IGNORE = 255
 
 PAD, FACTOR = 2, 8  # cells of paper around a scan; upsampling
 

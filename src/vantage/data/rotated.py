@@ -2,26 +2,25 @@
 
 import functools
 import logging
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
 from PIL import Image
 from torch import Tensor
 
 from vantage.data.augment import Augment
-from vantage.data.base import STAGES, VisionData
 from vantage.data.errors import DataError
 from vantage.data.images import to_tensor
 from vantage.data.info import DataInfo
 from vantage.data.rotated_augment import RotatedAugment
-from vantage.data.rotated_dataset import RotatedDataset, RotatedSplit, pack
+from vantage.data.rotated_dataset import RotatedDataset, RotatedSplit
 from vantage.data.rotated_files import read_large_image
-from vantage.data.store import FileStore, Store, decode_all, estimate_bytes, usable_cores
+from vantage.data.store import FileStore, Store, decode_all, estimate_bytes, pack, usable_cores
+from vantage.data.whole import WholePictures, augment_of
 
 log = logging.getLogger(__name__)
 
 
-class RotatedData(VisionData):
+class RotatedData(WholePictures):
     """Train, val and test loaders of lists of samples, one dict per picture as `RotatedDataset` describes it.
 
     image_size: the size of training pictures: a random window of larger ones, smaller ones padded with `mean`.
@@ -65,40 +64,9 @@ class RotatedData(VisionData):
             seed=seed,
             split_seed=split_seed,
         )
-        augment = augment or default_augment or RotatedAugment()
-        if isinstance(augment, Augment):
-            if vars(augment) != vars(Augment()):
-                raise DataError(
-                    "augment is one for pictures without boxes; use augment=default, augment=none, or a file "
-                    "rotated*.yaml of configs/augment"
-                )
-            augment = RotatedAugment()  # augment=none
-        self.augment: RotatedAugment = augment
-
-    # ---- what a format defines
-
-    @abstractmethod
-    def class_names(self) -> list[str]:
-        """In label order."""
-
-    @abstractmethod
-    def open(self, split: str) -> RotatedSplit | None:
-        """The split of that name (train, val, test), or None if the data has none."""
-
-    # ---- Lightning's hook
-
-    def setup(self, stage: str | None = None) -> None:
-        if self._info is None:
-            names = self.class_names()
-            self._info = DataInfo(len(names), names, self.in_chans, self.image_size, self.mean, self.std)
-        for name in STAGES[stage]:
-            if name in self.datasets:
-                continue
-            split = self.open(name)
-            if split is not None:
-                self.datasets[name] = self._build(name, split)
-            elif name == "train":
-                raise DataError("the data has no train split")
+        self.augment: RotatedAugment = augment_of(
+            RotatedAugment, augment, default_augment, moves="boxes", files="rotated"
+        )
 
     # ---- for tasks and pictures
 
@@ -111,7 +79,7 @@ class RotatedData(VisionData):
     def is_light(self, dataset: RotatedDataset) -> bool:
         return not isinstance(dataset.store, FileStore) and (dataset.augment is None or dataset.augment.is_light)
 
-    def _build(self, name: str, split: RotatedSplit) -> RotatedDataset:
+    def build(self, name: str, split: RotatedSplit) -> RotatedDataset:
         if split.source and isinstance(split.source[0], Tensor):
             store: Store = pack(split.source)
         else:

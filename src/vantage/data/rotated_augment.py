@@ -26,13 +26,14 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from vantage.data.draws import between, check_range, happens
 from vantage.data.errors import DataError
+from vantage.data.masks import IGNORE
 from vantage.data.rotated_geometry import window_share
 from vantage.ops.rotated_boxes import canonical, from_cxcywhr_degrees, to_corners, to_cxcywhr_degrees
 
 Sample = dict[str, Any]
 
-IGNORE = 255  # in masks: of no class, and outside the picture
 MOVED = ("image", "boxes", "masks")
 LISTED = ("labels", "difficult", "in_sight")  # one value per box
 
@@ -56,9 +57,9 @@ class RotatedAugment:
     ) -> None:
         probabilities = {"mosaic": mosaic, "flip": flip, "vertical_flip": vertical_flip, "transpose": transpose}
         for name, value in (probabilities | {"rotate": rotate, "color_jitter": color_jitter}).items():
-            _range(name, value, 0, 1)
-        _range("rotate_deg", rotate_deg, 0, 180)
-        _range("keep_visible", keep_visible, 0, 1)
+            check_range(name, value, 0, 1)
+        check_range("rotate_deg", rotate_deg, 0, 180)
+        check_range("keep_visible", keep_visible, 0, 1)
         if len(zoom) != 2 or not 0 < zoom[0] <= zoom[1] < math.inf:
             raise DataError(f"augment.zoom={list(zoom)} is not a pair 0 < low <= high")
         self.mosaic = mosaic
@@ -77,18 +78,18 @@ class RotatedAugment:
     ) -> Sample:
         """A sample of `size` from one of any size. fill: the colour outside. another: draws a sample for mosaic."""
         sample = with_sight(as_tv_tensors(sample))
-        if _happens(self.mosaic):
+        if happens(self.mosaic):
             sample = self._mosaic(sample, size, fill, another)
-        if _happens(self.flip):
+        if happens(self.flip):
             sample = move(sample, F.horizontal_flip)
-        if _happens(self.vertical_flip):
+        if happens(self.vertical_flip):
             sample = move(sample, F.vertical_flip)
-        if _happens(self.transpose):
+        if happens(self.transpose):
             sample = transpose(sample)
         if self.quarter_turn:
             for _ in range(int(torch.randint(4, ()))):  # a transpose and a flip turn by 90 degrees
                 sample = move(transpose(sample), F.horizontal_flip)
-        if self.zoom != (1.0, 1.0) or _happens(self.rotate):
+        if self.zoom != (1.0, 1.0) or happens(self.rotate):
             sample = self._keep(self._affine(sample, fill))
         sample = self._keep(self._crop(sample, size, fill))
         if self.jitter is not None:
@@ -96,7 +97,7 @@ class RotatedAugment:
         return as_tensors(sample)
 
     def _affine(self, sample: Sample, fill: Sequence[int]) -> Sample:
-        angle = float(torch.empty(()).uniform_(-self.rotate_deg, self.rotate_deg)) if _happens(self.rotate) else 0.0
+        angle = float(torch.empty(()).uniform_(-self.rotate_deg, self.rotate_deg)) if happens(self.rotate) else 0.0
         scale = math.exp(float(torch.empty(()).uniform_(*map(math.log, self.zoom))))
         options = {"angle": angle, "translate": [0, 0], "scale": scale, "shear": [0.0, 0.0]}
         return move(sample, F.affine, fill, interpolation=v2.InterpolationMode.BILINEAR, **options)
@@ -106,14 +107,14 @@ class RotatedAugment:
         height, width = sample["image"].shape[-2:]
         if (height, width) == size:
             return sample
-        return cut(sample, _between(0, height - size[0]), _between(0, width - size[1]), size, fill)
+        return cut(sample, between(0, height - size[0]), between(0, width - size[1]), size, fill)
 
     def _mosaic(
         self, sample: Sample, size: tuple[int, int], fill: Sequence[int], another: Callable[[], Sample]
     ) -> Sample:
         """Four pictures in the quadrants around a point, each cut to its quadrant, none resized."""
         height, width = size
-        y, x = _between(height // 4, height - height // 4), _between(width // 4, width - width // 4)
+        y, x = between(height // 4, height - height // 4), between(width // 4, width - width // 4)
         places = ((0, 0, y, x), (0, x, y, width - x), (y, 0, height - y, x), (y, x, height - y, width - x))
         parts = []
         for top, left, rows, columns in places:
@@ -221,18 +222,3 @@ def _boxes(boxes: Tensor, canvas_size: Sequence[int]) -> tv_tensors.BoundingBoxe
     return tv_tensors.BoundingBoxes(
         boxes.as_subclass(Tensor), format="CXCYWHR", canvas_size=tuple(canvas_size), clamping_mode=None
     )
-
-
-def _happens(probability: float) -> bool:
-    return probability > 0 and bool(torch.rand(()) < probability)
-
-
-def _between(low: int, high: int) -> int:
-    """A whole number from low to high, both included, in either order."""
-    low, high = min(low, high), max(low, high)
-    return int(torch.randint(low, high + 1, ()))
-
-
-def _range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise DataError(f"augment.{name}={value} is outside {low}..{high}")

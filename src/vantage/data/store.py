@@ -4,7 +4,7 @@ import logging
 import mmap
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from PIL import Image
@@ -66,6 +66,15 @@ class PackedStore:
 
 
 Store = FileStore | MemoryStore | PackedStore
+
+
+def pack(pictures: Sequence[Tensor]) -> MemoryStore | PackedStore:
+    """Pictures (C, H, W) in memory as one buffer."""
+    shapes = torch.tensor([list(picture.shape) for picture in pictures])
+    if bool((shapes == shapes[0]).all()):
+        return MemoryStore(torch.stack(list(pictures)))
+    lengths = shapes.prod(1)
+    return PackedStore(torch.cat([picture.flatten() for picture in pictures]), shapes, lengths.cumsum(0) - lengths)
 
 
 def estimate_bytes(paths: list[str], in_chans: int, size: tuple[int, int] | None) -> int:
