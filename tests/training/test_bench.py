@@ -6,7 +6,14 @@ import torch
 from vantage.cli.build import build_data, build_task
 from vantage.training.bench import UNTIMED, BareSegmenter, bench, compose_bench, refuse
 
-SEGMENTATION = ["task=segmentation", "data.train=40", "data.val=1", "data.test=1"]
+SEGMENTATION = [
+    "task=segmentation",
+    "task/loss=cross_entropy",
+    "task.auxiliary_weight=0.4",
+    "data.train=40",
+    "data.val=1",
+    "data.test=1",
+]
 
 
 @pytest.mark.parametrize("task", [["task=classification", "data.batch_size=8"], SEGMENTATION])
