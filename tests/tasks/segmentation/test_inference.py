@@ -172,6 +172,15 @@ def test_scores_of_half_precision_and_channels_last_are_resized_and_summed_in_si
     assert torch.equal(half[0], full[0])
 
 
+def test_a_model_may_give_its_next_scores_in_the_same_memory():
+    """As one does that was compiled into a CUDA graph."""
+    model, image, kept = convolutions(4), picture(50, 70), torch.empty(1, CLASSES, 8, 8)
+    slide = WholePictures("slide", tile=(32, 32), max_batch=1, flip=True)
+    expected = slide.with_confidence(model, image, (50, 70))
+    again = slide.with_confidence(lambda images: kept.copy_(model(images)), image, (50, 70))
+    assert all(torch.equal(one, other) for one, other in zip(again, expected))
+
+
 def channels_last(x):
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -328,7 +337,7 @@ def test_pictures_of_any_size(family, size):
         ({"mode": "whole", "overlap": -0.1}, r"task.tile_overlap is -0.1; it is a share of the tile, in \[0, 1\)"),
         ({"mode": "whole", "scales": (1.0, 0.0)}, r"task.test_scales is \(1.0, 0.0\); use positive numbers"),
         ({"mode": "whole", "scales": ()}, r"task.test_scales is \(\); use positive numbers"),
-        ({"mode": "slide", "tile": (32, 32), "max_batch": 0}, "task.tile_batch is 0; use at least 1"),
+        ({"mode": "slide", "tile": (32, 32), "max_batch": 0}, "max_batch is 0; use at least one tile per forward pass"),
     ],
 )
 def test_what_cannot_work_is_refused(options, sentence):

@@ -64,7 +64,7 @@ class WholePictures:
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"task.test_scales is {self.scales}; use positive numbers, [1.0] for the picture as it is")
         if self.max_batch < 1:
-            raise ValueError(f"task.tile_batch is {self.max_batch}; use at least 1")
+            raise ValueError(f"max_batch is {self.max_batch}; use at least one tile per forward pass")
 
     def __call__(self, predict: Predict, image: Tensor, size: Sequence[int]) -> Tensor:
         """image (C, H, W), normalised, and the (H0, W0) to give -> labels uint8 (H0, W0), on the image's device."""
