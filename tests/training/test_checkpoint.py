@@ -112,6 +112,8 @@ def test_everything_in_it_is_plain(tmp_path):
             "image_size": [8, 8],
             "mean": [0.5] * 3,
             "std": [0.25] * 3,
+            "palette": None,
+            "wraps": False,
             "total_steps": 14,
         }
         fresh = make_task()

@@ -113,8 +113,6 @@ def test_a_typo_below_the_decoder_is_found(loader):
         "task.surface=on": "must be one of 'never', 'test', 'always'",
         "task.tile=small": "'task.tile' (command line: task.tile=small) is 'small'; it must be",
         "+task.loss.terms.cross_entropy.smoothing=0.1": "takes no 'smoothing'",
-        "task/decoder=fpnn": "did you mean 'fpn'?",
-        "task/loss=ce_dise": "did you mean 'ce_dice'?",
         "data=digits": "data=digits cannot feed task=segmentation",
     }.items():
         with pytest.raises(ConfigError) as caught:
