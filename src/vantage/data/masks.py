@@ -8,7 +8,7 @@ A value that means no class is an error, never a guess.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -154,7 +154,7 @@ class Encoding(Protocol):
 class ReadMask:
     """Reads mask files of one encoding; an object and not a closure, so that workers can be sent it."""
 
-    encoding: Encoding = field()
+    encoding: Encoding
 
     def __call__(self, path: str | Path) -> Tensor:
         return self.encoding.read(path)

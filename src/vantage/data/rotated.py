@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from vantage.data.augment import Augment
+from vantage.data.dense import DenseData, augment_of
 from vantage.data.errors import DataError
 from vantage.data.images import to_tensor
 from vantage.data.info import DataInfo
@@ -15,12 +16,11 @@ from vantage.data.rotated_augment import RotatedAugment
 from vantage.data.rotated_dataset import RotatedDataset, RotatedSplit
 from vantage.data.rotated_files import read_large_image
 from vantage.data.store import FileStore, Store, decode_all, estimate_bytes, pack, usable_cores
-from vantage.data.whole import WholePictures, augment_of
 
 log = logging.getLogger(__name__)
 
 
-class RotatedData(WholePictures):
+class RotatedData(DenseData):
     """Train, val and test loaders of lists of samples, one dict per picture as `RotatedDataset` describes it.
 
     image_size: the size of training pictures: a random window of larger ones, smaller ones padded with `mean`.

@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional as F
 
 from vantage.data.augment import Augment
 from vantage.data.base import require
+from vantage.data.dense import DenseData, augment_of
 from vantage.data.errors import DataError
 from vantage.data.images import to_tensor
 from vantage.data.info import DataInfo
@@ -25,12 +26,11 @@ from vantage.data.segmentation_dataset import (
     resized,
 )
 from vantage.data.store import header_size, usable_cores
-from vantage.data.whole import WholePictures, augment_of
 
 log = logging.getLogger(__name__)
 
 
-class SegmentationData(WholePictures):
+class SegmentationData(DenseData):
     """Train, val and test loaders of lists of samples, one dict per picture as `SegmentationDataset` describes it.
 
     image_size: the size of training pictures: a random window of larger ones, smaller ones padded with `mean`.

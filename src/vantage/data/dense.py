@@ -11,7 +11,7 @@ from vantage.data.errors import DataError
 from vantage.data.info import DataInfo
 
 
-class WholePictures(VisionData):
+class DenseData(VisionData):
     """A format defines `class_names` and `open`, a kind of task `build`; `palette` and `wraps` go into the info."""
 
     wraps = False  # panoramas: a picture's left and right edge are neighbours
