@@ -1,23 +1,19 @@
 """Builds a timm model of one of the families and puts attentions of ours in its slots."""
 
 import difflib
-import logging
 from collections.abc import Sequence
 from functools import partial
 
 import timm
 from torch import Tensor, nn
 
-from vantage.attention.base import Attention
 from vantage.backbones import small  # noqa: F401  (registers the small variants)
 from vantage.backbones.adapters import ADAPTERS, Adapter
 from vantage.backbones.pretrained import create_pretrained
-from vantage.backbones.slots import Slot, SwapReport, choose_slots, make_attention, reuse_weights
-
-log = logging.getLogger(__name__)
+from vantage.backbones.swappable import Swappable, name_of
 
 
-class Backbone(nn.Module):
+class Backbone(Swappable):
     """A timm model, swapped or not, that takes any input size >= 32 and gives logits, pooled features or maps.
 
     `net` is the timm model, with timm's parameter names. `channels` and `strides` describe the maps of `features`,
@@ -25,17 +21,10 @@ class Backbone(nn.Module):
     """
 
     def __init__(self, net: nn.Module, adapter: Adapter, variant: str):
-        super().__init__()
-        self.net = net
-        self.adapter = adapter
-        self.family = adapter.family
-        self.variant = variant
+        super().__init__(net, adapter, variant)
         self.num_classes: int = net.num_classes
         self.num_features: int = net.head_hidden_size
         self.channels, self.strides = (list(column) for column in zip(*adapter.maps(net), strict=True))
-        self.report = SwapReport(kept=list(net.state_dict()))
-        self._slots = adapter.slots(net)
-        self._installed: dict[str, Slot] = {}  # dotted name of the attention in net -> its slot
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> logits (B, num_classes), or pooled features (B, num_features) if num_classes is 0."""
@@ -52,74 +41,6 @@ class Backbone(nn.Module):
         """For tasks on `features`: distributed training stops at parameters that a loss does not reach."""
         for module in self.adapter.head(self.net):
             module.requires_grad_(False)
-
-    def slots(self) -> list[Slot]:
-        """The places where an attention can sit, also those that were left native."""
-        return list(self._slots)
-
-    def installed(self) -> list[tuple[Slot, Attention]]:
-        """The slots that hold one of our attentions, with it."""
-        return [(slot, self.net.get_submodule(name)) for name, slot in self._installed.items()]
-
-    def swap(self, attention: partial, position: partial | None, wanted: str | Sequence[str]) -> None:
-        """Puts the attention in the wanted slots whose role it supports; the report says what became of the weights."""
-        name = attention.func.label()
-        chosen = choose_slots(self._slots, wanted)
-        fitting = [slot for slot in chosen if slot.role in attention.func.role_support]
-        if not fitting:
-            raise ValueError(self.no_slot(name, attention.func.role_support, chosen))
-        before = set(self.net.state_dict())
-        reused = set()
-        for slot in fitting:
-            module = make_attention(slot, attention, position)
-            copied = reuse_weights(module, self.adapter.native_weights(self.net, slot))
-            place = self.adapter.install(self.net, slot, module)
-            self._installed[place] = slot
-            reused.update(f"{place}.{tensor}" for tensor in copied)
-        self.adapter.after_swap(self.net)
-        after = list(self.net.state_dict())
-        ours = tuple(f"{place}." for place in self._installed)
-        swapped = {slot.name for slot in fitting}
-        self.report = SwapReport(
-            kept=[key for key in after if not key.startswith(ours)],
-            reused=[key for key in after if key in reused],
-            new=[key for key in after if key.startswith(ours) and key not in reused],
-            dropped=sorted(before - set(after)),
-            swapped=[slot.name for slot in self._slots if slot.name in swapped],
-            native=[slot.name for slot in self._slots if slot.name not in swapped],
-        )
-        unfit = [slot.name for slot in chosen if slot.role not in attention.func.role_support]
-        if unfit:
-            log.info(
-                "attention=%s fills %s slots only: %d slots stay native (%s)",
-                name,
-                ", ".join(attention.func.role_support),
-                len(unfit),
-                ", ".join(unfit),
-            )
-        log.info("attention=%s in %s\n%s", name, self.variant, self.report)
-
-    def put_plugs(self, plug: partial) -> None:
-        places = self.adapter.plug(self.net, plug)
-        if not places:
-            raise ValueError(
-                f"plug={name_of(plug)} finds no place in model.variant={self.variant}; use another one or plug=none"
-            )
-        ours = tuple(f"{place}." for place in places)
-        self.report.kept = [key for key in self.report.kept if not key.startswith(ours)]
-        self.report.new += [key for key in self.net.state_dict() if key.startswith(ours)]
-        log.info("plug=%s in %s: %d places (%s)", name_of(plug), self.variant, len(places), ", ".join(places))
-
-    def no_slot(self, attention: str, supported: tuple[str, ...], chosen: list[Slot]) -> str:
-        if not self._slots:
-            return (
-                f"model.variant={self.variant} has no slot that attention={attention} could fill; use attention=native"
-            )
-        roles = sorted({slot.role for slot in chosen or self._slots})
-        return (
-            f"attention={attention} fills {', '.join(supported)} slots, but those chosen in {self.variant} are "
-            f"{', '.join(roles)}; choose others with model.slots or use attention=native"
-        )
 
 
 def build_backbone(
@@ -164,11 +85,6 @@ def build_backbone(
     if grad_checkpointing:
         adapter.checkpoint(net)
     return backbone
-
-
-def name_of(choice: partial) -> str:
-    """What is typed to choose it: the stem of its file."""
-    return choice.func.__module__.rpartition(".")[2]
 
 
 def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
