@@ -58,7 +58,7 @@ class Task(pl.LightningModule):
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
         self.channels_last = self.wants_channels_last if channels_last is None else channels_last
-        self.backbone = build_backbone(backbone, data, num_classes)
+        self.backbone = self.make_backbone(backbone, data, num_classes)
         if self.channels_last:
             self.backbone.to(memory_format=torch.channels_last)
         if compile:
@@ -72,6 +72,9 @@ class Task(pl.LightningModule):
         self.run_seed = torch.initial_seed()
         installed = getattr(self.backbone, "installed", list)()
         self._with_auxiliary_loss = [attention for _, attention in installed if hasattr(attention, "auxiliary_loss")]
+
+    def make_backbone(self, factory: partial, data: DataInfo, num_classes: int) -> nn.Module:
+        return build_backbone(factory, data, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """The backbone's output, never compiled."""
@@ -202,13 +205,14 @@ class Task(pl.LightningModule):
             "std": [float(value) for value in info.std],
             "palette": None if info.palette is None else [[int(value) for value in colour] for colour in info.palette],
             "wraps": bool(info.wraps),
+            "scale": int(info.scale),
             "total_steps": int(self.trainer.estimated_stepping_batches),
         }
         checkpoint["random_state"] = random_state.capture()
         checkpoint["run_seed"] = self.run_seed
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.check_classes(checkpoint.get("vantage", {}))
+        self.check_data(checkpoint.get("vantage", {}))
         if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
         if ema.RAW_WEIGHTS in checkpoint and not any(isinstance(one, ema.EMA) for one in self.trainer.callbacks):
@@ -220,8 +224,8 @@ class Task(pl.LightningModule):
         self._random_state = checkpoint.get("random_state")
         self.run_seed = checkpoint.get("run_seed", self.run_seed)
 
-    def check_classes(self, trained: dict) -> None:
-        """Before torch lists the tensors whose shapes differ."""
+    def check_data(self, trained: dict) -> None:
+        """That the data is what the checkpoint was trained for, before torch lists the tensors whose shapes differ."""
         now, then = self.data_info.class_names, trained.get("class_names", self.data_info.class_names)
         if len(now) != len(then):
             raise ValueError(

@@ -19,7 +19,8 @@ from torchvision.ops import sigmoid_focal_loss
 from vantage.cli import compose
 from vantage.cli.check import check
 from vantage.cli.errors import ConfigError
-from vantage.tasks.segmentation.losses import OHEM, CrossEntropy, Focal, Losses
+from vantage.tasks.losses import Losses
+from vantage.tasks.segmentation.losses import OHEM, CrossEntropy, Focal
 from vantage.tasks.segmentation.losses_boundary import Boundary, signed_distances
 from vantage.tasks.segmentation.losses_dice import Dice, sums_by_class
 from vantage.tasks.segmentation.losses_lovasz import Lovasz, extension, jaccard_steps
@@ -431,7 +432,7 @@ def test_boundary_prefers_right_to_unsure_to_wrong_and_says_nothing_of_one_class
         (lambda: Focal(alpha=[math.nan]), r"focal.alpha is \[nan\]; each must be 0 or more"),
         (lambda: Dice(smoothing=-1.0), r"dice.smoothing is -1.0; it must be 0 or more"),
         (lambda: Dice(0.0, include_absent=True), r"dice.smoothing is 0, .* use smoothing=1.0 or include_absent=false"),
-        (lambda: Losses({}), r"task.loss has no term with a weight above 0; choose task/loss=cross_entropy"),
+        (lambda: Losses({}), r"task.loss has no term with a weight above 0; choose one with task/loss=NAME"),
         (lambda: Losses({"dice": Dice()}, {"dice": 0}), r"no term with a weight above 0"),
         (lambda: Losses({"dice": Dice()}, {"dice": -1}), r"task.loss.weights.dice is -1; it must be 0 or more"),
         (lambda: Losses({"dice": Dice()}, {"dise": 2}), r"weights.dise is 2 and there is no such term; the terms are "),

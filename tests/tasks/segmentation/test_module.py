@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader
 from vantage.data.info import DataInfo
 from vantage.data.segmentation import SegmentationData
 from vantage.data.segmentation_dataset import SegmentationSplit
+from vantage.tasks.losses import Losses
 from vantage.tasks.segmentation.auxiliary import AuxiliaryHead
 from vantage.tasks.segmentation.decoders.fpn import SemanticFPN
 from vantage.tasks.segmentation.decoders.pem import PEM
-from vantage.tasks.segmentation.losses import CrossEntropy, Losses
+from vantage.tasks.segmentation.losses import CrossEntropy
 from vantage.tasks.segmentation.module import Segmentation
 from vantage.training.checkpoint import BestAndLast
 from vantage.training.ema import EMA

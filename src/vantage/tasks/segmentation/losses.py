@@ -1,4 +1,4 @@
-"""What a segmentation is trained by: named terms and their weights, and the terms that score every pixel by itself.
+"""What a segmentation is trained by: the terms of vantage.tasks.losses that score every pixel by itself.
 
 A term is a module: logits (B, K, H, W) float32 and masks (B, H, W) uint8, 255 to be ignored -> scalar. Its classes are
 those of the logits. What it says does not depend on ignored pixels; where all are ignored it is 0 and so is its
@@ -9,47 +9,13 @@ Terms that score regions or contours: losses_dice.py, losses_lovasz.py, losses_b
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vantage.data.masks import IGNORE
-
-
-class Losses(nn.Module):
-    """logits (B, K, H, W) of any float type, masks (B, H, W) uint8 -> {name: weight * term}, float32 scalars.
-
-    terms    by name; computed in float32, outside autocast
-    weights  by a term's name, 1 where there is none; 0 leaves the term out
-    """
-
-    def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, float] | None = None):
-        super().__init__()
-        weights = dict(weights or {})
-        for name, term in terms.items():
-            if not isinstance(term, nn.Module):
-                raise ValueError(f"task.loss.terms.{name} is {term}, not a loss; give it a _target_ or leave it out")
-        for name, weight in weights.items():
-            if name not in terms:
-                raise ValueError(
-                    f"task.loss.weights.{name} is {weight} and there is no such term; the terms are {', '.join(terms)}"
-                )
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"task.loss.weights.{name} is {weight}; it must be 0 or more")
-        self.weights = {name: float(weights.get(name, 1.0)) for name in terms}
-        self.terms = nn.ModuleDict({name: term for name, term in terms.items() if self.weights[name]})
-        if not self.terms:
-            raise ValueError("task.loss has no term with a weight above 0; choose task/loss=cross_entropy, say")
-
-    def forward(self, logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
-        with torch.autocast(logits.device.type, enabled=False):
-            logits = logits.float()
-            return {name: self.weights[name] * term(logits, masks) for name, term in self.terms.items()}
-
-    def extra_repr(self) -> str:
-        return f"weights={self.weights}"
 
 
 class CrossEntropy(nn.Module):

@@ -20,8 +20,8 @@ from vantage.data.info import DataInfo
 from vantage.tasks.base import Task
 from vantage.tasks.distributed import gathered
 from vantage.tasks.files import Report
+from vantage.tasks.losses import Losses
 from vantage.tasks.segmentation.inference import WholePictures
-from vantage.tasks.segmentation.losses import Losses
 from vantage.tasks.segmentation.metrics import SegmentationMetrics, count_confusion, scores_of
 from vantage.tasks.segmentation.pictures import SegmentationPictures
 from vantage.tasks.segmentation.predict import predict_files
@@ -100,6 +100,7 @@ class Segmentation(Task):
         self.decoder: nn.Module = decoder(**shape)
         self.auxiliary: nn.Module | None = auxiliary(**shape) if auxiliary and auxiliary_weight else None
         self.auxiliary_weight = auxiliary_weight
+        loss.check_task("segmentation", "task/loss=ce_dice")
         self.loss = loss
         self.classifies_masks = hasattr(self.decoder, "loss")
         wraps = data.wraps if wrap == "data" else wrap
