@@ -25,6 +25,7 @@ COMBINATIONS = 24
 NEEDS = {
     "attention/native": ["position=none"],
     "plug/adaptive_rotated_conv": ["model=resnet"],
+    "plug/csam": ["model=resnet"],
     "position/rel_bias": ["attention=softmax"],
     "position/rope_axial": ["attention=softmax"],
     **{name: ["task=rotated_detection"] for name in FILES if name.startswith("task/detector/")},
