@@ -204,6 +204,7 @@ class Check:
             except ValueError as error:
                 raise ConfigError(one_line(error)) from error
         self.check_variant()
+        self.check_model_for_task()
         self.check_data_for_task()
 
     def check_variant(self) -> None:
@@ -211,16 +212,30 @@ class Check:
         if not model or "family" not in model or "variant" not in model:
             return
         from vantage.backbones import build
+        from vantage.backbones.sr.build import build_sr, check_sr_variant
 
+        enlarges = self.targets.get("model") is build_sr
         try:
-            build.check_variant(model.family, model.variant)
+            (check_sr_variant if enlarges else build.check_variant)(model.family, model.variant)
         except ValueError as error:
             raise ConfigError(f"{one_line(error)} ({self.sources.of('model.variant')})") from error
-        if self.targets.get("plug") is not None:
+        if self.targets.get("plug") is not None and not enlarges:
             try:
                 build.check_plug(model.family, self.sources.choice("plug") or self.targets["plug"].__name__)
             except ValueError as error:
                 raise ConfigError(one_line(error)) from error
+
+    def check_model_for_task(self) -> None:
+        """A super-resolution network has no features that another task could use."""
+        from vantage.backbones.sr.build import build_sr
+
+        task = self.targets.get("task")
+        name = None if task is None else task_name(task) or self.sources.choice("task")
+        if self.targets.get("model") is build_sr and name not in (None, "super_resolution"):
+            raise ConfigError(
+                f"model={self.cfg.model.family} makes larger pictures and gives task={name} no features; use "
+                "task=super_resolution, or model=maxvit"
+            )
 
     def check_data_for_task(self) -> None:
         """A data module may say which tasks it can feed: `tasks = ("classification",)`."""

@@ -149,6 +149,7 @@ def stored_info(checkpoint: Path) -> DataInfo:
         stored["std"],
         stored.get("palette"),
         stored.get("wraps", False),
+        stored.get("scale", 1),
     )
 
 
@@ -161,7 +162,9 @@ def assumed_info(config: DictConfig) -> DataInfo:
         logger.info("the number of classes is known only once the data is opened: %d are assumed", classes)
     size = config.model.get("img_size") or data.image_size
     size = (size, size) if isinstance(size, int) else tuple(size)
-    return DataInfo(classes, [str(k) for k in range(classes)], data.in_chans, size, data.mean, data.std)
+    names = [str(k) for k in range(classes)]
+    scale = getattr(data, "scale", 1)
+    return DataInfo(classes, names, data.in_chans, size, data.mean, data.std, scale=scale)
 
 
 def device_of(config: DictConfig) -> torch.device:

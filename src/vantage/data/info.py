@@ -18,6 +18,7 @@ class DataInfo:
     std: list[float]
     palette: list[list[int]] | None = None  # RGB 0..255 per class, of data sets that have agreed on colours
     wraps: bool = False  # panoramas: a picture's left and right edge are neighbours
+    scale: int = 1  # of super-resolution: how many times as large the target is
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 (..., C, H, W) -> float32 (x / 255 - mean) / std."""
