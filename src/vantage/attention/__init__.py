@@ -8,7 +8,20 @@ from vantage.attention.grid import Grid
 from vantage.attention.hilo import Hilo
 from vantage.attention.neighborhood import Neighborhood
 from vantage.attention.rvsa import Rvsa
+from vantage.attention.rwin import Rwin
 from vantage.attention.softmax import Softmax
 from vantage.attention.window import Window
 
-__all__ = ["Agent", "Attention", "Axial", "FocusedLinear", "Grid", "Hilo", "Neighborhood", "Rvsa", "Softmax", "Window"]
+__all__ = [
+    "Agent",
+    "Attention",
+    "Axial",
+    "FocusedLinear",
+    "Grid",
+    "Hilo",
+    "Neighborhood",
+    "Rvsa",
+    "Rwin",
+    "Softmax",
+    "Window",
+]

@@ -11,6 +11,7 @@ from typing import Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -41,7 +42,7 @@ class Segmentation(Task):
 
     Logs train/loss and its terms, {val,test}/mIoU, pixel_acc, mean_acc, mDice and, where `surface` says so, boundary_f
     and hd95; of a test also foreground_dice, the mean over pictures or volumes of the Dice of what is not class 0.
-    A test writes per_class.csv and per_image.csv beside the trainer's other files.
+    A test writes per_class.csv (eval.py split=val too) and per_image.csv beside the trainer's other files.
 
     decoder           factory called with channels, backbone_strides and num_classes. One with a `loss` of its own
                       classifies masks and not pixels: `loss` then trains the auxiliary head only
@@ -195,18 +196,24 @@ class Segmentation(Task):
         return torch.stack([whole(scores, each, size) for each in image])
 
     def on_validation_epoch_end(self) -> None:
-        self.report("val", self.val_metrics)
+        results = self.report("val", self.val_metrics)
+        if self.trainer.state.fn == TrainerFn.VALIDATING:  # eval.py split=val; a training's are in its pictures
+            self.write_per_class(results)
+
+    def write_per_class(self, results: dict) -> None:
+        if self.trainer.is_global_zero:
+            path = Path(self.trainer.default_root_dir) / "per_class.csv"
+            write_per_class(path, self.data_info.class_names, results["per_class"])
 
     def on_test_epoch_end(self) -> None:
         results = self.report("test", self.test_metrics)
+        self.write_per_class(results)
         rows = sorted(gathered(self.per_image))
         self.per_image = []
         dices = [row[3] for row in rows if not math.isnan(row[3])]
         self.log_epoch({"test/foreground_dice": sum(dices) / len(dices)} if dices else {})
         if self.trainer.is_global_zero:
-            folder = Path(self.trainer.default_root_dir)
-            write_per_class(folder / "per_class.csv", self.data_info.class_names, results["per_class"])
-            write_per_image(folder / "per_image.csv", rows)
+            write_per_image(Path(self.trainer.default_root_dir) / "per_image.csv", rows)
 
     def report(self, split: str, metrics: nn.ModuleDict) -> dict:
         results = metrics["classes"].compute()
