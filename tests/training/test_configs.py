@@ -58,7 +58,7 @@ def test_yaml_and_signature_agree(name, tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("scheduler", ["one_cycle", "cosine", "poly", "constant"])
+@pytest.mark.parametrize("scheduler", ["one_cycle", "cosine", "poly", "multi_step", "constant"])
 def test_every_optimizer_trains_under_every_schedule(optimizer, scheduler, tmp_path):
     factory = instantiate(load(f"optimizer/{optimizer}", tmp_path))
     schedule = instantiate(load(f"scheduler/{scheduler}", tmp_path))

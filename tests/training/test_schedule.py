@@ -7,7 +7,7 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch.optim.lr_scheduler import OneCycleLR
 
-from vantage.training.schedule import Constant, Cosine, OneCycle, Poly
+from vantage.training.schedule import Constant, Cosine, MultiStep, OneCycle, Poly
 
 from .stubs import TinyData, fit, make_task
 
@@ -122,7 +122,7 @@ def test_bad_schedules_say_what_to_type():
         Poly(power=0)
 
 
-@pytest.mark.parametrize("schedule", [OneCycle(), Cosine(warmup_steps=2), Poly(), Constant()])
+@pytest.mark.parametrize("schedule", [OneCycle(), Cosine(warmup_steps=2), Poly(), MultiStep(), Constant()])
 def test_their_state_loads_with_weights_only(schedule):
     buffer = io.BytesIO()
     torch.save(schedule(optimizer(1e-2), 10, 5).state_dict(), buffer)
@@ -153,3 +153,29 @@ def test_an_endless_run_is_refused(tmp_path):
 def test_max_steps_sets_the_length(tmp_path):
     trainer, _ = fit(tmp_path, trainer={"max_epochs": 100, "max_steps": 9}, task=make_task(), data=TinyData())
     assert trainer.lr_scheduler_configs[0].scheduler.total_steps == 9
+
+
+def test_multi_step_equals_torch_at_every_update():
+    theirs = optimizer(1e-3)
+    reference = torch.optim.lr_scheduler.MultiStepLR(theirs, milestones=[25, 40, 45], gamma=0.5)
+    expected = []
+    for _ in range(50):
+        expected.append(theirs.param_groups[0]["lr"])
+        theirs.step()
+        reference.step()
+    ours = optimizer(1e-3)
+    found = rates(ours, MultiStep(milestones=[0.5, 0.8, 0.9])(ours, 50, 10), 50)
+    assert [rate if isinstance(rate, float) else rate[0] for rate in found] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"milestones": [0.8, 0.5]}, r"milestones is \[0.8, 0.5\]; they are shares of all updates, rising"),
+        ({"milestones": [250000]}, r"milestones is \[250000.0\]"),
+        ({"gamma": 2}, "gamma is 2"),
+    ],
+)
+def test_multi_step_refuses(options, told):
+    with pytest.raises(ValueError, match=told):
+        MultiStep(**options)

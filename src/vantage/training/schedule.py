@@ -7,6 +7,7 @@ weights_only=True.
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
@@ -144,6 +145,28 @@ class Poly(WarmUp):
 
     def decay(self, progress: float) -> float:
         return (1 - progress) ** self.power
+
+
+class MultiStep:
+    """optimizer.lr times gamma once for every milestone that is behind: super-resolution's usual schedule.
+
+    milestones  shares of all updates, rising, in (0, 1): a run of another length keeps its shape. The usual 250k, 400k,
+                450k and 475k of 500k are 0.5, 0.8, 0.9 and 0.95
+    """
+
+    def __init__(self, *, milestones: Sequence[float] = (0.5, 0.8, 0.9, 0.95), gamma: float = 0.5):
+        self.milestones = [float(share) for share in milestones]
+        if self.milestones != sorted(set(self.milestones)) or not all(0 < share < 1 for share in self.milestones):
+            raise ValueError(
+                f"scheduler.milestones is {self.milestones}; they are shares of all updates, rising, each in (0, 1)"
+            )
+        if not 0 < gamma <= 1:
+            raise ValueError(f"scheduler.gamma is {gamma}; it is in (0, 1]")
+        self.gamma = gamma
+
+    def __call__(self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
+        steps = [round(share * total_steps) for share in self.milestones]
+        return LambdaLR(optimizer, lambda step: self.gamma ** sum(step >= at for at in steps))
 
 
 class Constant:
