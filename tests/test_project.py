@@ -42,7 +42,12 @@ def test_environment_yml_and_pyproject_agree():
 
 def test_every_dependency_is_imported_somewhere():
     """A dependency nobody imports is one to remove."""
-    module_of = {"scikit-learn": "sklearn", "hydra-core": "hydra", "pytorch-lightning": "pytorch_lightning"}
+    module_of = {
+        "scikit-learn": "sklearn",
+        "scikit-image": "skimage",
+        "hydra-core": "hydra",
+        "pytorch-lightning": "pytorch_lightning",
+    }
     source = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
     for requirement in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]:
         name = re.split(r"[<>=]", requirement)[0]

@@ -12,6 +12,7 @@ from vantage.data.errors import DataError
 from vantage.data.rotated_augment import RotatedAugment
 from vantage.data.segmentation_augment import SegmentationAugment
 from vantage.data.segmentation_files import SegmentationFiles
+from vantage.data.super_resolution_augment import SuperResolutionAugment
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
@@ -21,6 +22,9 @@ OWN = {
     "cifar100": {"mean", "std"},
     "fashion_mnist": {"mean", "std", "in_chans"},
     "imagenet": {"center_crop", "val_fraction"},
+    "photos": {"repeat"},
+    "super_resolution": {"repeat"},
+    "sr_benchmarks": {"benchmarks"},
 }
 # what suits the data, where a class has its signature from the base of all segmentation data
 SIZES = {"image_size", "resize", "batch_size", "eval_batch_size", "mean", "std", "in_chans", "val_fraction"}
@@ -72,10 +76,14 @@ CHANGED = {
     Augment: (["augment=flip_crop", "augment.erase=0.3"], {"flip": 0.5, "crop": "pad", "erase": 0.3}),
     RotatedAugment: (["augment=rotated", "augment.rotate=0.3"], {"flip": 0.5, "transpose": 0.5, "rotate": 0.3}),
     SegmentationAugment: (["augment=segmentation", "augment.rotate=0.3"], {"flip": 0.5, "rotate": 0.3}),
+    SuperResolutionAugment: (["augment=super_resolution", "augment.flip=0.3"], {"flip": 0.3, "quarter_turn": True}),
 }
 KIND_OF_TASK = {
-    "classification": Augment, "rotated_detection": RotatedAugment, "segmentation": SegmentationAugment
-}  # fmt: skip
+    "classification": Augment,
+    "rotated_detection": RotatedAugment,
+    "segmentation": SegmentationAugment,
+    "super_resolution": SuperResolutionAugment,
+}
 
 
 @pytest.mark.parametrize("name", DATA)
@@ -125,6 +133,12 @@ def test_augment_config_spells_out_every_option(root, name):
         assert config == known
     else:
         assert config != known
-    kinds = {"rotated": RotatedAugment, "segmentation": SegmentationAugment}
+    kinds = {"rotated": RotatedAugment, "segmentation": SegmentationAugment, "super": SuperResolutionAugment}
     kind = kinds.get(name.partition("_")[0], Augment)
     assert isinstance(instantiate(composed(root, f"augment={name}").augment), kind)
+
+
+def test_the_default_data_set_of_super_resolution_is_photographs(root):
+    config = composed(root, "data=super_resolution")
+    assert config.data._target_ == "vantage.data.photos.Photos"
+    assert config.data.default_augment == composed(root, "augment=super_resolution").augment

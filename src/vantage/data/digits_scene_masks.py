@@ -29,7 +29,7 @@ class DigitsSceneMasks(SegmentationData):
     def __init__(
         self,
         *,
-        train: int = 800,
+        train: int = 720,
         val: int = 100,
         test: int = 200,
         image_size: int | Sequence[int] = 160,

@@ -27,10 +27,10 @@ def to_bytes(pixels: Tensor) -> Tensor:
 
 
 def luma(picture: Tensor) -> Tensor:
-    """RGB (3, H, W) in 0..255 -> Y (1, H, W), float64, in 16..235; one channel is taken for Y itself."""
+    """RGB (3, H, W) or grey (1, H, W), in 0..255 -> Y (1, H, W), float64, in 16..235; grey is as R = G = B."""
     picture = picture.double()
     if len(picture) == 1:
-        return picture
+        return 16 + picture * (sum(LUMA) / 255)
     weights = torch.tensor(LUMA, dtype=torch.float64, device=picture.device) / 255
     return 16 + torch.tensordot(weights, picture, dims=1)[None]
 
