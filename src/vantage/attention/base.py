@@ -18,7 +18,8 @@ class Attention(nn.Module):
     """Maps (B, H, W, C) to (B, H, W, C) for any H, W >= 1.
 
     Subclasses say what they are: `role_support` (slots they may fill), `needs_grid` (whether H and W matter or any
-    token set will do), `supports_position` (hooks of a position they can call) and `cost` (a one-line formula).
+    token set will do), `supports_position` (hooks of a position they can call), `cost` (a one-line formula)
+    and `learns_in_forward` (whether a training pass moves its buffers, so that it must not be computed twice).
     `flops(height, width)` is closed form, multiply-adds counted twice, for one image. `attention_map(x)` returns
     (B, heads, N, N), rows summing to one, or raises saying why the mechanism has none.
     """
@@ -27,6 +28,7 @@ class Attention(nn.Module):
     needs_grid: bool = True
     supports_position: tuple[str, ...] = ()
     cost: str = ""
+    learns_in_forward: bool = False
 
     def __init__(self, dim: int, num_heads: int, *, position: Position | None = None):
         super().__init__()

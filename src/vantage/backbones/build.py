@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vantage.backbones import small  # noqa: F401  (registers the small variants)
 from vantage.backbones.adapters import ADAPTERS, Adapter
 from vantage.backbones.pretrained import create_pretrained
-from vantage.backbones.swappable import Swappable, name_of
+from vantage.backbones.swappable import Swappable, check_checkpointing, name_of
 
 
 class Backbone(Swappable):
@@ -73,6 +73,8 @@ def build_backbone(
             f"position={name_of(position)} needs an attention that takes one, and "
             "attention=native keeps timm's own; use position=none or another attention"
         )
+    if attention and grad_checkpointing:
+        check_checkpointing(attention)
     adapter = ADAPTERS[family]
     size = None if img_size is None else as_pair(img_size)
     net = create(adapter, variant, size, pretrained, in_chans or 3, num_classes, drop_path)

@@ -98,3 +98,12 @@ class Swappable(nn.Module):
 def name_of(choice: partial) -> str:
     """What is typed to choose it: the stem of its file."""
     return choice.func.__module__.rpartition(".")[2]
+
+
+def check_checkpointing(attention: partial) -> None:
+    """Raises: ValueError for an attention that must not be computed a second time in the backward pass."""
+    if attention.func.learns_in_forward:
+        raise ValueError(
+            f"model.grad_checkpointing=true computes attention={attention.func.label()} twice, and each pass would "
+            "move what it learns in the forward pass; use model.grad_checkpointing=false"
+        )

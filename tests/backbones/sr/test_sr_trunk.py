@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from vantage.attention.neighborhood import Neighborhood
 from vantage.attention.softmax import Softmax
+from vantage.attention.token_aggregation import TokenAggregation
 from vantage.attention.window import Window
 from vantage.backbones.sr.build import FAMILIES, build_sr, family_class, variants_of
 from vantage.backbones.sr.sr_trunk import VARIANTS, SRTrunk
@@ -150,5 +151,7 @@ def test_what_a_network_does_not_have() -> None:
         build_sr("edsr", "edsr_baseline", attention=partial(Neighborhood))
     with pytest.raises(ValueError, match=r"model\.drop_path=0\.1: sr_trunk has no such thing; leave it 0\.0"):
         build(drop_path=0.1)
+    with pytest.raises(ValueError, match=r"computes attention=token_aggregation twice"):
+        build(grad_checkpointing=True, attention=partial(TokenAggregation))
     with pytest.raises(ValueError, match=r"position=rope_axial needs an attention"):
         build(position=partial(RopeAxial))

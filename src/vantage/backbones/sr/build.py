@@ -8,7 +8,7 @@ from functools import partial
 from torch import nn
 
 from vantage.backbones.sr.network import SRNetwork
-from vantage.backbones.swappable import name_of
+from vantage.backbones.swappable import check_checkpointing, name_of
 
 FAMILIES = {
     "sr_trunk": "SRTrunk",
@@ -45,6 +45,8 @@ def build_sr(
             f"position={name_of(position)} needs an attention that takes one, and attention=native keeps the "
             "network's own; use position=none or another attention"
         )
+    if attention and grad_checkpointing:
+        check_checkpointing(attention)
     kind = family_class(family)
     keywords = dict(variants_of(family)[variant])
     takes = inspect.signature(kind).parameters

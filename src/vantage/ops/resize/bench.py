@@ -6,11 +6,11 @@ the result once.
 """
 
 import argparse
+import importlib
 from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -52,8 +52,9 @@ def calls_for(x: Tensor, scale: float) -> dict[str, Callable[[], Tensor]]:
         "F.interpolate": lambda: F.interpolate(x[None], size, mode="bicubic", antialias=True)[0],
     }
     if x.dtype == torch.uint8 and x.device.type == "cpu":
-        image = Image.fromarray(x.permute(1, 2, 0).numpy())
-        calls["Pillow"] = lambda: image.resize(size[::-1], Image.Resampling.BICUBIC)
+        pillow = importlib.import_module("PIL.Image")
+        image = pillow.fromarray(x.permute(1, 2, 0).numpy())
+        calls["Pillow"] = lambda: image.resize(size[::-1], pillow.Resampling.BICUBIC)
     return calls
 
 
@@ -76,8 +77,12 @@ def compare(name: str, x: Tensor, scale: float, device: torch.device, repeats: i
     return {"samples": samples, "rows": rows}
 
 
-def as_tensor(picture: Tensor | Image.Image) -> Tensor:
-    return picture if isinstance(picture, Tensor) else torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+def as_tensor(picture: Any) -> Tensor:
+    """Of Pillow's pictures the bytes."""
+    if isinstance(picture, Tensor):
+        return picture
+    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return pixels.view(picture.height, picture.width, 3).permute(2, 0, 1)
 
 
 def error_at_the_corner(x: Tensor, scale: float, out: Tensor) -> float:
