@@ -30,7 +30,14 @@ NEEDS = {
     "position/rope_axial": ["attention=softmax"],
     **{name: ["task=rotated_detection"] for name in FILES if name.startswith("task/detector/")},
     **{name: ["task=segmentation"] for name in FILES if name.startswith(("task/decoder/", "task/loss/"))},
+    **{f"task/loss/{name}": ["task=super_resolution"] for name in ("l1", "charbonnier", "fft")},
 }
+
+
+def enlarges(model: str) -> bool:
+    """Whether configs/model/<model>.yaml is a super-resolution network, which no other task takes; see tasks_of."""
+    node = yaml.safe_load((CONFIGS / "model" / f"{model}.yaml").read_text())
+    return node["_target_"].endswith(".build_sr") if "_target_" in node else enlarges(node["defaults"][0])
 
 
 def tasks_of(data: str) -> tuple[str, ...]:
@@ -41,7 +48,9 @@ def tasks_of(data: str) -> tuple[str, ...]:
 
 def needs(name: str) -> list[str]:
     group, _, choice = name.rpartition("/")
-    return NEEDS.get(name, []) + ([f"task={tasks_of(choice)[0]}"] if group == "data" else [])
+    of_task = {"data": lambda: tasks_of(choice)[0], "model": lambda: enlarges(choice) and "super_resolution"}
+    task = of_task[group]() if group in of_task else None
+    return NEEDS.get(name, []) + ([f"task={task}"] if task else [])
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +82,13 @@ def test_sampled_combinations_pass_the_check_or_are_refused_for_a_reason(loader)
     sample = random.Random(0)
     choices = {group: [path.stem for path in (CONFIGS / group).glob("*.yaml")] for group in SAMPLED}
     choices = {group: sorted(options) for group, options in choices.items() if options}
+    choices["model"] = [name for name in choices["model"] if name not in choices["task"]]  # those point to others
     passed, refused = 0, {}
     for _ in range(COMBINATIONS):
         picked = {group: sample.choice(options) for group, options in choices.items()}
         picked["data"] = sample.choice([data for data in choices["data"] if picked["task"] in tasks_of(data)])
+        if picked["task"] != "super_resolution":
+            picked["model"] = sample.choice([model for model in choices["model"] if not enlarges(model)])
         overrides = [f"{group}={choice}" for group, choice in picked.items()]
         cfg, sources = compose.compose(loader, "train", overrides)
         try:

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 class L1(nn.Module):
     """mean |a - b|"""
 
+    def __init__(self):  # nn.Module's own takes any keyword
+        super().__init__()
+
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         return (prediction - target).abs().mean()
 
@@ -32,6 +35,9 @@ class FFT(nn.Module):
     As MIMO-UNet has it (Cho et al., 2021, arXiv:2108.05054), whose transform is not normalised: there the weight 0.1
     grows with the picture.
     """
+
+    def __init__(self):
+        super().__init__()
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         spectrum = torch.fft.fft2((prediction - target).float(), norm="ortho")
