@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from vantage.backbones.build import build_backbone
+from vantage.backbones.sr.build import FAMILIES as SR_FAMILIES
 
 from .families import FAMILIES, each_family, images
 
@@ -74,4 +75,7 @@ def test_model_config(family):
 
 
 def test_a_config_for_each_family():
-    assert sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml")) == sorted(FAMILIES)
+    """And one for each super-resolution network, and one per task that points to its default."""
+    tasks = [path.stem for path in (CONFIGS / "task").glob("*.yaml")]
+    found = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+    assert found == sorted([*FAMILIES, *SR_FAMILIES, *tasks])

@@ -17,6 +17,8 @@ CONFIGS = {
         "_target_: fakes.Digits\nroot: ${paths.data_dir}/digits\nbatch_size: 8\nsizes: [8, 16]\nseed: ${seed}\n"
     ),
     "data/boxes": "_target_: fakes.Boxes\nroot: ???\nbatch_size: 8\n",
+    "model/classification": "defaults: [maxvit]\n",
+    "model/rotated_detection": "defaults: [maxvit]\n",
     "model/maxvit": (
         "_target_: fakes.Model\n_partial_: true\nvariant: pico\nattention: ${attention}\nposition: ${position}\n"
         "plug: ${plug}\ndepth: 2\ndrop: 0.0\n"

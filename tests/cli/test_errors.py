@@ -82,7 +82,7 @@ MISTAKES = {
     "'half'",
     "attention.roles.shifted.shift=full": "'attention.roles.shifted.shift' (command line: "
     "attention.roles.shifted.shift=full) is 'full'; it must be int or 'half'",
-    "model=3": "unknown model '3' (command line: model=3); choices: maxvit",
+    "model=3": "unknown model '3' (command line: model=3); choices: classification, maxvit, rotated_detection",
     "data=boxes": "'data.root' (configs/data/boxes.yaml, line 2) has no value yet; give data.root=...",
     "data.root=${paths.dat_dir}": "'data.root' (command line: data.root=${paths.dat_dir}) is ${paths.dat_dir}: "
     "Interpolation key 'paths.dat_dir' not found",

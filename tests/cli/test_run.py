@@ -164,7 +164,8 @@ def test_help_names_the_groups_the_examples_and_the_results():
     for group in ("task", "model", "attention", "position", "data", "augment", "trainer", "logger", "experiment"):
         assert f"\n  {group:<12}" in text
     assert "neighborhood*" in text
-    assert "maxvit*" in text
+    assert "maxvit*" in text  # what model=classification points to
+    assert "digits*" in text
     assert text.count("\n  python train.py") == 5
     assert "logs/train/<date>_<time>_<unique>/" in text
     assert max(map(len, text.splitlines())) <= 120

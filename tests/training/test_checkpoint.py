@@ -114,6 +114,7 @@ def test_everything_in_it_is_plain(tmp_path):
             "std": [0.25] * 3,
             "palette": None,
             "wraps": False,
+            "scale": 1,
             "total_steps": 14,
         }
         fresh = make_task()

@@ -60,7 +60,8 @@ def group_lines(command: str, config_dir: Path) -> list[str]:
     for group in dict.fromkeys(order):
         choices = sorted(path.stem for path in (config_dir / group).glob("*.yaml"))
         chosen = defaults.get(group)
-        marked = [f"{choice}*" if choice in (chosen or ()) else choice for choice in choices]
+        chosen = [followed(config_dir / group, choice) for choice in chosen or ()]
+        marked = [f"{choice}*" if choice in chosen else choice for choice in choices]
         if choices and group != "hydra":
             lines += textwrap.wrap(
                 ", ".join(marked),
@@ -69,6 +70,15 @@ def group_lines(command: str, config_dir: Path) -> list[str]:
                 subsequent_indent=" " * 14,
             )
     return lines
+
+
+def followed(folder: Path, choice: str) -> str:
+    """The choice, or the one that its file points to: data/classification.yaml holds `defaults: [digits]` alone."""
+    path = folder / f"{choice}.yaml"
+    node = (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
+    if list(node) == ["defaults"] and len(node["defaults"]) == 1 and isinstance(node["defaults"][0], str):
+        return followed(folder, node["defaults"][0])
+    return choice
 
 
 def read_defaults(path: Path) -> dict[str, list[str]]:

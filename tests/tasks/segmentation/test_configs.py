@@ -19,7 +19,8 @@ from vantage.tasks.segmentation.module import Segmentation
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 DECODERS = sorted(path.stem for path in (CONFIGS / "task" / "decoder").glob("*.yaml"))
-LOSSES = sorted(path.stem for path in (CONFIGS / "task" / "loss").glob("*.yaml"))
+OF_ANOTHER_TASK = {"l1", "charbonnier", "fft"}
+LOSSES = sorted({path.stem for path in (CONFIGS / "task" / "loss").glob("*.yaml")} - OF_ANOTHER_TASK)
 INFO = DataInfo(3, ["a", "b", "c"], 3, (64, 96), [0.5] * 3, [0.25] * 3)
 
 

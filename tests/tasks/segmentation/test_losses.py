@@ -26,7 +26,8 @@ from vantage.tasks.segmentation.losses_dice import Dice, sums_by_class
 from vantage.tasks.segmentation.losses_lovasz import Lovasz, extension, jaccard_steps
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-CHOICES = sorted(path.stem for path in (CONFIGS / "task" / "loss").glob("*.yaml"))
+OF_ANOTHER_TASK = {"l1", "charbonnier", "fft"}
+CHOICES = sorted({path.stem for path in (CONFIGS / "task" / "loss").glob("*.yaml")} - OF_ANOTHER_TASK)
 WEIGHTS = [0.5, 1.0, 2.0, 0.0, 3.0]
 CLASSES = 5
 TERMS = {
