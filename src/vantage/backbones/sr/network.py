@@ -1,7 +1,6 @@
 """What every super-resolution network is, to the tasks and to the command line."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -38,9 +37,6 @@ class SRAdapter(Adapter):
     def install(self, net: nn.Module, slot: Slot, attention: Attention) -> str:
         net.set_submodule(slot.name, attention)
         return slot.name
-
-    def plug(self, net: nn.Module, plug: partial) -> list[str]:
-        return []
 
 
 class SRNetwork(Swappable):
