@@ -44,5 +44,9 @@ def fast_length(minimum: int) -> int:
     return length
 
 
+def transform_flops(points: int) -> int:
+    return round(5 * points * math.log2(points))
+
+
 def real_transform_flops(points: int) -> int:
     return round(2.5 * points * math.log2(points))

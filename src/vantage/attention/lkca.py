@@ -6,11 +6,12 @@ Interpreting and Improving Attention From the Perspective of Large Kernel Convol
 w has an entry for every offset in the map, (2H - 1, 2W - 1), and is the same for all channels and images: a
 convolution with zeros around the map, or a block Toeplitz matrix in the place of the softmax's.
     kernel_size=null  the whole map, as the paper: between Fourier transforms of at least 2H - 1 by 2W - 1 points, where
-                      nothing wraps. The kernel belongs to a map of `table_size`; on other maps each entry's share is
-                      spread linearly over the nearest offsets, so that the kernel keeps its sum.
+                      nothing wraps; rows of zeros and rows that nobody asks for are not transformed. The kernel belongs
+                      to a map of `table_size`; on other maps each entry's share is spread linearly over the nearest
+                      offsets, so that the kernel keeps its sum.
     kernel_size=K     K x K pixels on any map, as a depthwise convolution
     sharing           whether one kernel serves all channels (shared), those of a head (head) or one each (channel)
-Cost: 4 N dim^2 for the layers; for the whole map 20 N dim log2(4 N) and O(4 N dim) memory, else 2 K^2 N dim. Directly,
+Cost: 4 N dim^2 for the layers; for the whole map 15 N dim log2(4 N) and O(4 N dim) memory, else 2 K^2 N dim. Directly,
 as the release does it, the whole map costs 8 N^2 dim.
 num_heads matters for sharing=head alone. Kernels may be negative and their rows do not sum to one: no attention map.
 
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from vantage.attention.base import Attention, pair
-from vantage.attention.convolution import depthwise, depthwise_flops, fast_length, real_transform_flops
+from vantage.attention.convolution import depthwise, depthwise_flops, fast_length, real_transform_flops, transform_flops
 from vantage.ops.constants import cached_constant
 from vantage.position.base import Position
 
@@ -35,7 +36,7 @@ SHARING = ("shared", "head", "channel")
 
 
 class Lkca(Attention):
-    cost = "4*N*dim^2 + 20*N*dim*log2(4*N), or 4*N*dim^2 + 2*N*dim*kernel_size^2"
+    cost = "4*N*dim^2 + 15*N*dim*log2(4*N), or 4*N*dim^2 + 2*N*dim*kernel_size^2"
 
     def __init__(
         self,
@@ -99,11 +100,12 @@ class Lkca(Attention):
         layers = 4 * tokens * self.dim**2
         if self.kernel_size is not None:
             return layers + depthwise_flops(self.dim, self.kernel_size, height, width)
-        points = fast_length(2 * height - 1) * fast_length(2 * width - 1)
+        tall, wide = fast_length(2 * height - 1), fast_length(2 * width - 1)
         if (height, width) != self.table_size:
             rows, columns = self.kernel.shape[1:]
             layers += 2 * kernels * (2 * height - 1) * columns * (rows + 2 * width - 1)
-        return layers + (2 * self.dim + kernels) * real_transform_flops(points)
+        pruned = height * real_transform_flops(wide) + (wide // 2 + 1) * transform_flops(tall)
+        return layers + 2 * self.dim * pruned + kernels * real_transform_flops(tall * wide)
 
 
 def correlate(v: Tensor, kernel: Tensor) -> Tensor:
@@ -113,12 +115,14 @@ def correlate(v: Tensor, kernel: Tensor) -> Tensor:
     folds what lies past its end onto the first H - 1 rows only.
     """
     height, width = v.shape[1:3]
-    size = fast_length(2 * height - 1), fast_length(2 * width - 1)
+    tall, wide = fast_length(2 * height - 1), fast_length(2 * width - 1)
     precise = torch.promote_types(v.dtype, torch.float32)
-    filters = torch.fft.rfft2(kernel.to(precise).flip(1, 2), s=size).movedim(0, -1)  # flipped: a convolution
-    spectrum = torch.fft.rfft2(v.to(precise), s=size, dim=(1, 2)).unflatten(-1, (len(kernel), -1))
-    out = torch.fft.irfft2((spectrum * filters[..., None]).flatten(-2), s=size, dim=(1, 2))
-    return out[:, height - 1 : 2 * height - 1, width - 1 : 2 * width - 1].to(v.dtype)
+    filters = torch.fft.rfft2(kernel.to(precise).flip(1, 2), s=(tall, wide)).movedim(0, -1)  # flipped: a convolution
+    # only `height` rows hold something on the way there, and only `height` are asked for on the way back
+    rows = torch.fft.rfft(v.to(precise), n=wide, dim=2)
+    spectrum = torch.fft.fft(rows, n=tall, dim=1).unflatten(-1, (len(kernel), -1))
+    rows = torch.fft.ifft((spectrum * filters[..., None]).flatten(-2), dim=1)[:, height - 1 : 2 * height - 1]
+    return torch.fft.irfft(rows, n=wide, dim=2)[:, :, width - 1 : 2 * width - 1].to(v.dtype)
 
 
 @cached_constant

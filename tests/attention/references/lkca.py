@@ -42,13 +42,19 @@ def reference(module, x):
 
 
 def transforms(module, height, width):
-    """Of even lengths from 2 H - 1 and 2 W - 1 on, without prime factors above 13."""
+    """Of even lengths from 2 H - 1 and 2 W - 1 on, without prime factors above 13.
+
+    The H rows that are no padding are transformed, then all columns of half a spectrum, and both are undone.
+    Kernels are transformed whole.
+    """
     if module.kernel_size is not None:
         return 0
-    points = 1
-    for length in (height, width):
-        good = 2 * length
+    lengths = []
+    for good in (2 * height, 2 * width):
         while any(good % p == 0 for p in range(14, good + 1) if all(p % q for q in range(2, math.isqrt(p) + 1))):
             good += 2
-        points *= good
-    return (2 * module.dim + len(module.kernel)) * round(5 * points * math.log2(points) / 2)
+        lengths.append(good)
+    tall, wide = lengths
+    rows = height * round(5 * wide * math.log2(wide) / 2)
+    columns = (wide // 2 + 1) * round(5 * tall * math.log2(tall))
+    return module.dim * 2 * (rows + columns) + len(module.kernel) * round(5 * tall * wide * math.log2(tall * wide) / 2)
