@@ -104,13 +104,13 @@ TABLE = {
             {"num_blocks": 1, "activation": "silu", "sparsity_threshold": 0.0},
         ),
         mutants=(
-            ("torch.stack((-imaginary, real), -1)", "torch.stack((imaginary, real), -1)"),
+            (".mT @ x", ".mH @ x"),
             ("self.sparsity_threshold)", "2 * self.sparsity_threshold)", {"sparsity_threshold": 0.5}),
             ('norm="ortho") + signal', 'norm="ortho")'),
-            ('rfft2(signal, dim=(1, 2), norm="ortho")', "rfft2(signal, dim=(1, 2))"),
+            ('rfft2(signal, norm="ortho")', "rfft2(signal)"),
             ("self.mask(spectrum) * spectrum", "self.mask(spectrum)"),
         ),
-        uncounted=aff.transforms,
+        uncounted=aff.transforms_and_complex_products,
     ),
     "agent": Row(
         agent.reference,

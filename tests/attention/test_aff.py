@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vantage.attention.aff import Aff
 
 from .dense_reference import randomised
-from .references.aff import transforms
+from .references.aff import transforms_and_complex_products
 
 MAPS = [(1, 1), (1, 6), (5, 1), (4, 6), (5, 7), (6, 5)]
 
@@ -29,7 +29,8 @@ def image(height, width, batch=2, dim=8):
 
 
 def mask_of(module, x):
-    return module.mask(torch.fft.rfft2(x, dim=(1, 2), norm="ortho").contiguous())
+    """Channels last, as x."""
+    return module.mask(torch.fft.rfft2(x.movedim(-1, 1), norm="ortho")).movedim(1, -1)
 
 
 # a circular convolution
@@ -65,16 +66,16 @@ def test_with_a_frozen_mask_it_moves_with_the_map_and_else_it_does_not(hw):
     moved = x.roll((1, 2), (1, 2))
     assert not torch.allclose(module(moved), module(x).roll((1, 2), (1, 2)), atol=0.1)
     mask = mask_of(module, image(*hw))
-    module.mask = lambda spectrum: mask
+    module.mask = lambda spectrum: mask.movedim(-1, 1)
     torch.testing.assert_close(module(moved), module(x).roll((1, 2), (1, 2)))
 
 
 def test_the_mask_is_the_same_function_at_every_frequency():
     module = build()
-    spectrum = torch.randn(2, 5, 4, 8, dtype=torch.complex128)
+    spectrum = torch.randn(2, 8, 5, 4, dtype=torch.complex128)
     order = torch.randperm(20)
-    shuffled = spectrum.flatten(1, 2)[:, order].view(spectrum.shape)
-    wanted = module.mask(spectrum).flatten(1, 2)[:, order].view(spectrum.shape)
+    shuffled = spectrum.flatten(2)[..., order].view(spectrum.shape)
+    wanted = module.mask(spectrum).flatten(2)[..., order].view(spectrum.shape)
     torch.testing.assert_close(module.mask(shuffled), wanted)
 
 
@@ -121,7 +122,7 @@ def test_flops_are_what_torch_counts_and_the_transforms(hw, num_blocks):
     module = Aff(24, 2, num_blocks=num_blocks)
     with FlopCounterMode(display=False) as counter:
         module(torch.randn(1, *hw, 24))
-    assert module.flops(*hw) == counter.get_total_flops() + transforms(module, *hw)
+    assert module.flops(*hw) == counter.get_total_flops() + transforms_and_complex_products(module, *hw)
 
 
 def test_transforms_are_counted_as_five_n_log_n():

@@ -18,7 +18,7 @@ All of it is computed in float32, also under autocast, and in float64 for float6
 Departs from the release:
 - It refuses channels that num_blocks does not divide. Here there are gcd(num_blocks, dim) blocks.
 - qkv_bias=false takes b1 and b2 away; there they are always. Few entries then pass the threshold at first.
-- The complex layers are real matrices over (real, imaginary) pairs, one product instead of four; the same numbers.
+- The complex layers are complex products, over channels that lie as the transform leaves them; the same numbers.
 """
 
 import math
@@ -78,19 +78,20 @@ class Aff(Attention):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             signal = x.to(torch.promote_types(x.dtype, torch.float32))
-            # a transform leaves its axes innermost; the layers of the mask need the channels there
-            spectrum = torch.fft.rfft2(signal, dim=(1, 2), norm="ortho").contiguous()
+            # channels first, as a transform leaves its axes innermost anyway
+            signal = signal.movedim(-1, 1)
+            spectrum = torch.fft.rfft2(signal, norm="ortho")
             filtered = self.mask(spectrum) * spectrum
-            out = torch.fft.irfft2(filtered, s=x.shape[1:3], dim=(1, 2), norm="ortho") + signal
+            out = torch.fft.irfft2(filtered, s=x.shape[1:3], norm="ortho") + signal
+            out = out.movedim(1, -1)
         return self.proj_drop(out.to(x.dtype))
 
     def mask(self, spectrum: Tensor) -> Tensor:
-        """(B, H, W // 2 + 1, dim) complex -> the same."""
-        parts = torch.view_as_real(spectrum).flatten(0, 2)  # (frequencies, dim, 2)
-        parts = parts.view(len(parts), self.num_blocks, -1).transpose(0, 1)  # (blocks, frequencies, 2 dim / blocks)
-        parts = ACTIVATIONS[self.activation](complex_layer(parts, self.w1, self.b1))
-        parts = F.softshrink(complex_layer(parts, self.w2, self.b2), self.sparsity_threshold)
-        return torch.view_as_complex(parts.transpose(0, 1).reshape(*spectrum.shape, 2))
+        """(B, dim, H, W // 2 + 1) complex -> the same."""
+        hidden = complex_layer(spectrum.flatten(2).unflatten(1, (self.num_blocks, -1)), self.w1, self.b1)
+        hidden = torch.view_as_complex(ACTIVATIONS[self.activation](torch.view_as_real(hidden)))
+        hidden = torch.view_as_real(complex_layer(hidden, self.w2, self.b2))
+        return torch.view_as_complex(F.softshrink(hidden, self.sparsity_threshold)).view(spectrum.shape)
 
     def flops(self, height: int, width: int) -> int:
         layers = 16 * height * (width // 2 + 1) * self.dim**2 // self.num_blocks
@@ -98,10 +99,6 @@ class Aff(Attention):
 
 
 def complex_layer(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (blocks, M, 2 c), channels as pairs (real, imaginary), times complex matrices given as (2, blocks, c, c)."""
-    real, imaginary = weight.to(x.dtype)
-    rows = torch.stack((real, imaginary), -1), torch.stack((-imaginary, real), -1)
-    matrix = torch.stack(rows, 2).flatten(3).flatten(1, 2)  # (blocks, 2 c, 2 c)
-    if bias is None:
-        return torch.bmm(x, matrix)
-    return torch.baddbmm(bias.to(x.dtype).permute(1, 2, 0).flatten(1)[:, None], x, matrix)
+    """x (B, blocks, c, M) by complex matrices whose real and imaginary parts are given, (2, blocks, c, c)."""
+    out = torch.complex(*weight.to(x.real.dtype)).mT @ x
+    return out if bias is None else out + torch.complex(*bias.to(x.real.dtype))[..., None]
