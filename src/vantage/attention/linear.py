@@ -23,8 +23,8 @@ def weighted_means(
 
     q, k (B, heads, N, features) in float32 or float64; `turned` stands for them in the numerator.
     """
-    # an elementwise sum, not a matmul, so that autocast leaves it in float32
-    normaliser = (q * k.sum(dim=-2, keepdim=True)).sum(dim=-1, keepdim=True) + epsilon
+    with torch.autocast(q.device.type, enabled=False):
+        normaliser = q @ k.sum(dim=-2, keepdim=True).mT + epsilon
     q, k = (t.to(v.dtype) for t in turned or (q, k))
     return (q @ (k.mT @ v) / normaliser).to(v.dtype)
 

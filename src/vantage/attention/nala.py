@@ -11,7 +11,7 @@ With a position that rotates, the four parts of phi(q) and phi(k), each head_dim
 not in the normaliser. The released models always do: half of the channels turn with y, half with x, by angles from 1
 down to 1e-4 a pixel, for which position=rope_axial with base 10000 is nearest (its last angle is 1e-4 to the power of
 1 - 4 / head_dim, and it pairs channel i with i + head_dim / 2, not with its neighbour).
-Cost: 8 N dim head_dim + 2 kernel_size^2 N dim beside the projections' 10 N dim^2; memory O(N dim). Linear in N.
+Cost: (8 head_dim + 4) N dim + 2 kernel_size^2 N dim beside the projections' 10 N dim^2; memory O(N dim). Linear in N.
 Weights are named and shaped as in the release (ZacharyMeng/NaLaFormer): qkvg, lepe, ln, out_proj.
 
 `attention_map` gives the weights phi(q_i) . phi(k_j) without the 1e-6 of the normaliser. Rotated they may be negative
@@ -41,7 +41,7 @@ EPSILON = 1e-6
 
 class Nala(Attention):
     supports_position = ("rotate",)
-    cost = "10*N*dim^2 + 8*N*dim^2/num_heads + 2*N*dim*kernel_size^2"
+    cost = "10*N*dim^2 + 8*N*dim^2/num_heads + 2*N*dim*(kernel_size^2 + 2)"
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Nala(Attention):
 
     def flops(self, height: int, width: int) -> int:
         tokens, dim = height * width, self.dim
-        return tokens * dim * (10 * dim + 8 * self.head_dim) + self.lepe.flops(height, width)
+        return tokens * dim * (10 * dim + 8 * self.head_dim + 4) + self.lepe.flops(height, width)
 
 
 def norm_aware(q: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ With a position that rotates, phi(q) and a phi(k) are rotated in the numerator a
 models always do: half of the channels turn with y, half with x, by angles from 1 down to 1e-4 a pixel, for which
 position=rope_axial with base 10000 is nearest (its last angle is 1e-4 to the power of 1 - 4 / head_dim, and it pairs
 channel i with i + head_dim / 2, not with its neighbour).
-Cost: 4 N dim head_dim + 2 kernel_size^2 N dim beside the projections' 10 N dim^2; memory O(N dim). Linear in N.
+Cost: (4 head_dim + 2) N dim + 2 kernel_size^2 N dim beside the projections' 10 N dim^2; memory O(N dim). Linear in N.
 Weights are named as in the release (qhfan/RALA): qkvo, lepe, proj; its 1x1 convolutions are linear layers here.
 
 `attention_map` gives the weights phi(q_i) . a_j phi(k_j) without the 1e-6 of the normaliser, which is the release's and
@@ -35,7 +35,7 @@ EPSILON = 1e-6
 
 class Rala(Attention):
     supports_position = ("rotate",)
-    cost = "10*N*dim^2 + 4*N*dim^2/num_heads + 2*N*dim*kernel_size^2"
+    cost = "10*N*dim^2 + 4*N*dim^2/num_heads + 2*N*dim*(kernel_size^2 + 1)"
 
     def __init__(
         self,
@@ -98,4 +98,4 @@ class Rala(Attention):
 
     def flops(self, height: int, width: int) -> int:
         tokens, dim = height * width, self.dim
-        return tokens * dim * (10 * dim + 4 * self.head_dim) + self.lepe.flops(height, width)
+        return tokens * dim * (10 * dim + 4 * self.head_dim + 2) + self.lepe.flops(height, width)
