@@ -5,9 +5,9 @@
     SSIM = mean over windows of (2 m_a m_b + c1)(2 s_ab + c2) / ((m_a^2 + m_b^2 + c1)(s_a^2 + s_b^2 + c2))
 with the means, variances and covariance of an 11x11 Gaussian window of deviation 1.5, only where it lies inside,
 c1 = (0.01 255)^2, c2 = (0.03 255)^2 (Wang et al., 2004). Predictions are rounded to bytes first; Y is not rounded.
-Luma over the full range, 0.299 R + 0.587 G + 0.114 B, reads 1.32 dB less; a border left in reads less or more. So does
-a grey picture in tables of SRCNN's time, which took greys for Y; here, as in BasicSR, Y is 16..235 for it too. Set14 has
-one of them: its mean is 0.094 dB above theirs.
+Luma over the full range, 0.299 R + 0.587 G + 0.114 B, reads 1.32 dB less; a border left in reads less or more. Greys
+taken for Y, as tables of the time of SRCNN do, read 1.32 dB less as well; here Y is in 16..235 for greys too, as
+in BasicSR. Set14 has one grey picture, so that its mean lies 0.094 dB above theirs.
 """
 
 from typing import Literal
