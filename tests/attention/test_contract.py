@@ -291,7 +291,7 @@ def test_compile_fullgraph_and_export(name, role, position):
 @each_attention
 def test_inductor(name):
     torch._dynamo.reset()
-    module = build(name)
+    module = build(name).train(name not in STATEFUL)
     x = image(9, 13)
     wanted = module(x)
     got = torch.compile(module, fullgraph=True)(x)
