@@ -152,7 +152,7 @@ TABLE = {
         "N log N",
         variants=({"qkv_bias": False}, {"variant": "cat_avg_key"}, {"variant": "cat_avg_key", "qkv_bias": False}),
         mutants=(
-            ("dim=1).conj()", "dim=1)"),
+            ("rfft(weights).conj()", "rfft(weights)"),
             (".softmax(1)", ".softmax(2)"),
             ("self.head_dim**-0.5", "self.dim**-0.5", {"variant": "cat_avg_key"}),
             ("self.qkv.bias.chunk(3)[1]", "self.qkv.bias.chunk(3)[0]", {"variant": "cat_avg_key"}),
@@ -309,7 +309,7 @@ TABLE = {
         ),
         mutants=(
             (".flip(1, 2)", ""),
-            ("height - 1 : 2 * height - 1", "height : 2 * height"),
+            ("slice(height - 1, 2 * height - 1)", "slice(height, 2 * height)"),
             ("/ max(stretch, 1)", "/ 1", {"table_size": 3}),
             ("shares / shares.sum(0)", "shares", {"table_size": 3}),
             ("self.kernel[:, None].expand", "self.kernel.mT[:, None].expand", {"kernel_size": 5}),

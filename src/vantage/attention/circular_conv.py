@@ -121,12 +121,13 @@ def correlate(weights: Tensor, values: Tensor) -> Tensor:
     """sum_j weights[(j - i) mod N] values[j] for each i: (B, N, heads), (B, N, C) head-major -> (B, N, C)."""
     batch, tokens, heads = weights.shape
     length = transform_length(tokens)
+    weights, values = weights.mT, values.mT  # channels first, as a transform wants and leaves them
     if length != tokens:
-        gap = weights.new_zeros(batch, length - 2 * tokens + 1, heads)
-        weights = torch.cat((weights, gap, weights[:, 1:]), 1)  # negative offsets at the end of the circle
-    spectrum = torch.fft.rfft(values, n=length, dim=1).unflatten(-1, (heads, -1))
-    product = torch.fft.rfft(weights, dim=1).conj()[..., None] * spectrum
-    return torch.fft.irfft(product, n=length, dim=1)[:, :tokens].flatten(2)
+        gap = weights.new_zeros(batch, heads, length - 2 * tokens + 1)
+        weights = torch.cat((weights, gap, weights[..., 1:]), -1)  # negative offsets at the end of the circle
+    spectrum = torch.fft.rfft(values, n=length).unflatten(1, (heads, -1))
+    product = torch.fft.rfft(weights).conj()[:, :, None] * spectrum
+    return torch.fft.irfft(product, n=length)[..., :tokens].flatten(1, 2).mT
 
 
 @cached_constant

@@ -22,7 +22,7 @@ Departures from it:
 - Its W_v has no bias: qkv_bias=false.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from vantage.ops.constants import cached_constant
 from vantage.position.base import Position
 
 SHARING = ("shared", "head", "channel")
+CHANNELS_AT_ONCE = 32
 
 
 class Lkca(Attention):
@@ -116,13 +117,28 @@ def correlate(v: Tensor, kernel: Tensor) -> Tensor:
     """
     height, width = v.shape[1:3]
     tall, wide = fast_length(2 * height - 1), fast_length(2 * width - 1)
+    rows, columns = slice(height - 1, 2 * height - 1), slice(width - 1, 2 * width - 1)
     precise = torch.promote_types(v.dtype, torch.float32)
-    filters = torch.fft.rfft2(kernel.to(precise).flip(1, 2), s=(tall, wide)).movedim(0, -1)  # flipped: a convolution
-    # only `height` rows hold something on the way there, and only `height` are asked for on the way back
-    rows = torch.fft.rfft(v.to(precise), n=wide, dim=2)
-    spectrum = torch.fft.fft(rows, n=tall, dim=1).unflatten(-1, (len(kernel), -1))
-    rows = torch.fft.ifft((spectrum * filters[..., None]).flatten(-2), dim=1)[:, height - 1 : 2 * height - 1]
-    return torch.fft.irfft(rows, n=wide, dim=2)[:, :, width - 1 : 2 * width - 1].to(v.dtype)
+    filters = torch.fft.rfft(kernel.to(precise).flip(1, 2), n=wide)  # flipped: a convolution
+    filters = torch.fft.fft(filters, n=tall, dim=1)
+    out = []
+    for part, own in few_channels(v.to(precise).movedim(-1, 1), filters):
+        # only `height` rows hold something on the way there, and only `height` are asked for on the way back
+        spectrum = torch.fft.fft(torch.fft.rfft(part, n=wide), n=tall, dim=2)
+        product = spectrum.unflatten(1, (len(own), -1)) * own[:, None]
+        out.append(torch.fft.irfft(torch.fft.ifft(product.flatten(1, 2), dim=2)[:, :, rows], n=wide)[..., columns])
+    return torch.cat(out, 1).movedim(1, -1).to(v.dtype)
+
+
+def few_channels(v: Tensor, filters: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """v (B, C, H, W) in parts of at most 32 channels, each with its filters: spectra of all would fit no cache."""
+    width = v.shape[1] // len(filters)
+    if width < CHANNELS_AT_ONCE:
+        count = CHANNELS_AT_ONCE // width
+        yield from zip(v.split(count * width, 1), filters.split(count))
+    else:
+        for channels, own in zip(v.split(width, 1), filters.split(1)):
+            yield from ((part, own) for part in channels.split(CHANNELS_AT_ONCE, 1))
 
 
 @cached_constant

@@ -72,8 +72,9 @@ class Rala(Attention):
 
     def features(self, qk: Tensor) -> tuple[Tensor, Tensor]:
         """phi(q) and a phi(k), (B, heads, N, head_dim) in float32 or float64, of a map of both (B, H, W, 2 dim)."""
-        qk = F.elu(qk.to(torch.promote_types(qk.dtype, torch.float32))).add_(1)
-        q, k = (split_heads(t, self.num_heads) for t in qk.chunk(2, dim=-1))
+        qk = qk.flatten(1, 2).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        qk = qk.contiguous()  # once, or every product would
+        q, k = F.elu(qk.to(torch.promote_types(qk.dtype, torch.float32))).add_(1).unbind()
         return q, k * self.importance(q, k)
 
     def importance(self, q: Tensor, k: Tensor) -> Tensor:
