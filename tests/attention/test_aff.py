@@ -157,16 +157,8 @@ def test_half_precision_weights_and_maps_are_computed_in_float32(dtype):
         ({"num_blocks": 0}, "num_blocks 0 is no positive integer"),
         ({"activation": "tann"}, "activation 'tann' is unknown; use one of relu, gelu, silu"),
         ({"sparsity_threshold": -1}, "sparsity_threshold -1 is negative"),
-        ({"attn_drop": 0.1}, r"attn_drop 0\.1 has no attention matrix"),
     ],
 )
 def test_refuses(keywords, message):
     with pytest.raises(ValueError, match=message):
         Aff(8, 2, **keywords)
-
-
-def test_dropout_acts_in_training_only():
-    module, x = Aff(8, 2, proj_drop=0.5), torch.randn(1, 4, 4, 8)
-    assert not torch.equal(module(x), module(x))
-    module.eval()
-    assert torch.equal(module(x), module(x))

@@ -104,15 +104,6 @@ def test_refuses(keywords, message):
         Agent(8, **{"num_heads": 2} | keywords)
 
 
-def test_dropout_acts_in_training_only():
-    x = torch.randn(1, 4, 4, 8)
-    for keywords in ({"attn_drop": 0.5}, {"proj_drop": 0.5}):
-        module = Agent(8, 2, agent_num=9, **keywords)
-        assert not torch.equal(module(x), module(x))
-        module.eval()
-        assert torch.equal(module(x), module(x))
-
-
 def test_attention_dropout_acts_on_both_softmaxes():
     module = Agent(8, 2, agent_num=9, attn_drop=0.5)
     dropped = []

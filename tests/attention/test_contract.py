@@ -300,6 +300,28 @@ def test_inductor(name):
     assert all(p.grad.isfinite().all() for p in module.parameters())
 
 
+# dropout
+
+
+@each_attention
+@pytest.mark.parametrize("which", ["attn_drop", "proj_drop"])
+def test_dropout_acts_in_training_only(name, which):
+    try:
+        module, x = build(name, **{which: 0.5}), image(6, 7)
+    except ValueError as error:  # where there is nothing to drop from
+        if which == "proj_drop" or not re.match(rf"{name}: attn_drop[ =]0\.5 (has no|is not available)", str(error)):
+            raise
+        return
+
+    def trained(seed):
+        torch.manual_seed(seed)
+        return copy.deepcopy(module)(x)  # a copy, for training may move buffers
+
+    assert torch.equal(trained(0), trained(0))
+    assert not torch.equal(trained(0), trained(1))
+    torch.testing.assert_close(module.eval()(x), build(name).eval()(x))
+
+
 # maps and costs
 
 

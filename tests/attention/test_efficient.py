@@ -107,7 +107,6 @@ def test_parameters_are_those_of_four_convolutions():
     ("keywords", "message"),
     [
         ({"normalisation": "none"}, "efficient: normalisation 'none' is not one of softmax, scaling"),
-        ({"attn_drop": 0.1}, r"efficient: attn_drop 0\.1 has no attention matrix to drop from; use 0"),
     ],
 )
 def test_refuses(keywords, message):
@@ -136,11 +135,3 @@ def test_autocast_leaves_the_softmaxes_in_float32():
         assert q.dtype == torch.bfloat16
         assert all(part.dtype == torch.float32 for part in module.normalised(q, k))
         assert module(x).dtype == torch.bfloat16
-
-
-def test_dropout_acts_in_training_only():
-    x = torch.randn(1, 4, 4, 8)
-    module = Efficient(8, 2, proj_drop=0.5)
-    assert not torch.equal(module(x), module(x))
-    module.eval()
-    assert torch.equal(module(x), module(x))

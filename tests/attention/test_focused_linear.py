@@ -187,21 +187,12 @@ def test_flops_are_what_torch_counts(size, num_heads):
         ({"kernel_size": 4}, "kernel_size 4 is not odd"),
         ({"kernel_size": -1}, "kernel_size -1 is not odd"),
         ({"table_size": 0}, "table_size=0"),
-        ({"attn_drop": 0.1}, r"attn_drop 0\.1 has no attention matrix"),
         ({"num_heads": 3}, "dim 8 is not a multiple of num_heads 3"),
     ],
 )
 def test_refuses(keywords, message):
     with pytest.raises(ValueError, match=message):
         FocusedLinear(8, **{"num_heads": 2} | keywords)
-
-
-def test_dropout_acts_in_training_only():
-    x = torch.randn(1, 4, 4, 8)
-    module = FocusedLinear(8, 2, proj_drop=0.5)
-    assert not torch.equal(module(x), module(x))
-    module.eval()
-    assert torch.equal(module(x), module(x))
 
 
 def test_bfloat16_weights_still_focus_in_float32():

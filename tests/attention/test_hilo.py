@@ -157,12 +157,3 @@ def test_clamp_is_logged_once_or_refused(caplog):
 def test_refuses(keywords, message):
     with pytest.raises(ValueError, match=message):
         Hilo(8, **{"num_heads": 2} | keywords)
-
-
-def test_dropout_acts_in_training_only():
-    x = torch.randn(1, 4, 4, 8)
-    for keywords in ({"attn_drop": 0.5}, {"proj_drop": 0.5}):
-        module = Hilo(8, 2, alpha=0.5, **keywords)
-        assert not torch.equal(module(x), module(x))
-        module.eval()
-        assert torch.equal(module(x), module(x))

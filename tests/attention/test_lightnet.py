@@ -147,7 +147,6 @@ def test_parameters(num_heads, rank):
         ({"gate_activation": "relu"}, "lightnet: gate_activation 'relu' is not one of sigmoid, silu"),
         ({"gate_rank": 0}, "lightnet: gate_rank 0 is not a whole number >= 1; null takes head_dim"),
         ({"gate_rank": 2.0}, r"lightnet: gate_rank 2\.0 is not a whole number"),
-        ({"attn_drop": 0.1}, r"lightnet: attn_drop 0\.1 has no attention matrix to drop from; use 0"),
     ],
 )
 def test_refuses(keywords, message):
@@ -183,11 +182,3 @@ def test_bfloat16_weights_still_norm_in_float32():
     out = module.bfloat16()(x.bfloat16())
     assert out.dtype == torch.bfloat16
     assert F.mse_loss(out.float(), wanted).sqrt() < 0.02
-
-
-def test_dropout_acts_in_training_only():
-    x = torch.randn(1, 4, 4, 8)
-    module = Lightnet(8, 2, proj_drop=0.5)
-    assert not torch.equal(module(x), module(x))
-    module.eval()
-    assert torch.equal(module(x), module(x))

@@ -208,16 +208,8 @@ def test_autocast_leaves_the_kernel_of_the_whole_map_in_float32():
         ({"kernel_size": 0}, "kernel_size 0 is not odd"),
         ({"table_size": 0}, r"attention\.table_size=0"),
         ({"sharing": "group"}, "sharing 'group' is unknown; use one of shared, head, channel"),
-        ({"attn_drop": 0.1}, r"attn_drop 0\.1 has no attention weights"),
     ],
 )
 def test_refuses(keywords, message):
     with pytest.raises(ValueError, match=message):
         Lkca(8, 2, **keywords)
-
-
-def test_dropout_acts_in_training_only():
-    module, x = Lkca(8, 2, proj_drop=0.5), torch.randn(1, 4, 4, 8)
-    assert not torch.equal(module(x), module(x))
-    module.eval()
-    assert torch.equal(module(x), module(x))

@@ -310,12 +310,3 @@ def test_a_checkpointed_backbone_has_the_losses_of_all_slots():
 def test_refuses(keywords, message):
     with pytest.raises(ValueError, match=f"moh: {message}"):
         Moh(8, 4, **keywords)
-
-
-def test_dropout_acts_in_training_only():
-    x = image(dtype=torch.float32)
-    for keywords in ({"attn_drop": 0.5}, {"proj_drop": 0.5}):
-        module = Moh(16, 4, **keywords)
-        assert not torch.equal(module(x), module(x))
-        module.eval()
-        assert torch.equal(module(x), module(x))

@@ -231,12 +231,3 @@ def test_clamp_is_logged_once_or_refused(caplog):
 def test_refuses(keywords, message):
     with pytest.raises(ValueError, match=message):
         Multipole(8, 2, **keywords)
-
-
-@pytest.mark.parametrize("keywords", [{"attn_drop": 0.5}, {"proj_drop": 0.5}], ids=str)
-def test_dropout_acts_in_training_only(keywords):
-    x = torch.randn(1, 4, 4, 8)
-    module = Multipole(8, 2, window_size=2, **keywords)
-    assert not torch.equal(module(x), module(x))
-    module.eval()
-    assert torch.equal(module(x), module(x))

@@ -206,13 +206,6 @@ def test_dropout_of_weights_is_applied_to_the_weights(monkeypatch):
     torch.testing.assert_close(module(x), wanted)
 
 
-def test_dropout_of_the_output_acts_in_training_only():
-    module, x = build(proj_drop=0.5), image()
-    assert not torch.equal(module(x), module(x))
-    module.eval()
-    assert torch.equal(module(x), module(x))
-
-
 @pytest.mark.parametrize("value", [0, -2, 2.0, "d/32"])
 def test_refuses(value):
     with pytest.raises(

@@ -159,16 +159,8 @@ def test_heads_change_nothing():
         ({"degree": 1.5}, r"degree 1\.5 is no positive integer"),
         ({"kernel_size": 4}, "kernel_size 4 is not odd"),
         ({"kernel_size": -3}, "kernel_size -3 is not odd"),
-        ({"attn_drop": 0.1}, r"attn_drop 0\.1 has no attention matrix"),
     ],
 )
 def test_refuses(keywords, message):
     with pytest.raises(ValueError, match=message):
         Padre(8, 2, **keywords)
-
-
-def test_dropout_acts_in_training_only():
-    module, x = Padre(8, 2, proj_drop=0.5), torch.randn(1, 4, 4, 8)
-    assert not torch.equal(module(x), module(x))
-    module.eval()
-    assert torch.equal(module(x), module(x))

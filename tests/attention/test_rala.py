@@ -130,20 +130,11 @@ def test_parameters_are_those_of_the_release():
     [
         ({"kernel_size": 4}, "rala: kernel_size 4 is not odd"),
         ({"kernel_size": 0}, "rala: kernel_size 0 is not odd"),
-        ({"attn_drop": 0.1}, r"rala: attn_drop 0\.1 has no attention matrix"),
     ],
 )
 def test_refuses(keywords, message):
     with pytest.raises(ValueError, match=message):
         Rala(8, 2, **keywords)
-
-
-def test_dropout_acts_in_training_only():
-    x = torch.randn(1, 4, 4, 8)
-    module = Rala(8, 2, proj_drop=0.5)
-    assert not torch.equal(module(x), module(x))
-    module.eval()
-    assert torch.equal(module(x), module(x))
 
 
 def test_features_stay_in_float32_under_autocast_and_in_bfloat16_weights():

@@ -278,15 +278,6 @@ def test_bad_window_sizes_are_named(size):
         Rvsa(12, 3, window_size=size)
 
 
-def test_dropout_acts_in_training_only():
-    x = torch.randn(1, 8, 8, 12)
-    for keywords in ({"attn_drop": 0.5}, {"proj_drop": 0.5}):
-        module = Rvsa(12, 3, **keywords)
-        assert not torch.equal(module(x), module(x))
-        module.eval()
-        assert torch.equal(module(x), module(x))
-
-
 def test_vit_with_every_third_block_global():
     """The slots that configs/attention/rvsa.yaml names: the weights of the projections stay, global blocks too."""
     backbone = build_backbone(

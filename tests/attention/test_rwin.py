@@ -196,15 +196,6 @@ def test_bad_values_are_named(keywords, message):
         Rwin(12, 4, **keywords)
 
 
-def test_dropout_acts_in_training_only():
-    x = image(5, 7)
-    for keywords in ({"attn_drop": 0.5}, {"proj_drop": 0.5}):
-        module = build(**keywords)
-        assert not torch.equal(module(x), module(x))
-        module.eval()
-        assert torch.equal(module(x), module(x))
-
-
 def test_first_call_in_inference_mode_leaves_training_possible():
     module = build(short_side=3, long_side=4, shift="half")
     x = image(11, 13)

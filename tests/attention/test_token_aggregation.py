@@ -305,13 +305,3 @@ def test_names_shapes_and_state_are_those_of_the_release():
 def test_refuses(keywords, message):
     with pytest.raises(ValueError, match=message):
         TokenAggregation(12, 3, **keywords)
-
-
-def test_dropout_acts_in_training_only():
-    x = torch.randn(1, 8, 8, 12)
-    for keywords in ({}, {"attn_drop": 0.5}, {"proj_drop": 0.5}):
-        module = TokenAggregation(12, 3, group_size=8, **keywords)
-        outs = [copy.deepcopy(module)(x) for _ in range(2)]
-        assert torch.equal(*outs) == (not keywords)
-        module.eval()
-        assert torch.equal(module(x), module(x))

@@ -58,8 +58,7 @@ class Aff(Attention):
             raise ValueError(f"aff: activation {activation!r} is unknown; use one of {', '.join(ACTIVATIONS)}")
         if not sparsity_threshold >= 0:
             raise ValueError(f"aff: sparsity_threshold {sparsity_threshold} is negative; the paper uses 0.01")
-        if attn_drop:
-            raise ValueError(f"aff: attn_drop {attn_drop} has no attention matrix to drop from; use 0")
+        self.refuse_attn_drop(attn_drop)
         self.num_blocks = math.gcd(num_blocks, dim)
         self.activation = activation
         self.sparsity_threshold = sparsity_threshold

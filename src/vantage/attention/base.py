@@ -49,6 +49,11 @@ class Attention(nn.Module):
         """The name a user types: the module's stem, e.g. `neighborhood`."""
         return cls.__module__.rsplit(".", 1)[-1]
 
+    def refuse_attn_drop(self, attn_drop: float) -> None:
+        """Raises ValueError unless it is 0: for mechanisms without weights that could be dropped."""
+        if attn_drop:
+            raise ValueError(f"{self.label()}: attn_drop {attn_drop} has no attention matrix to drop from; use 0")
+
     def attention_map(self, x: Tensor) -> Tensor:
         raise ValueError(f"{self.label()}: this mechanism has no (N, N) attention map")
 

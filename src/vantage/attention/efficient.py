@@ -44,8 +44,7 @@ class Efficient(Attention):
         super().__init__(dim, num_heads, position=position)
         if normalisation not in NORMALISATIONS:
             raise ValueError(f"efficient: normalisation {normalisation!r} is not one of {', '.join(NORMALISATIONS)}")
-        if attn_drop:
-            raise ValueError(f"efficient: attn_drop {attn_drop} has no attention matrix to drop from; use 0")
+        self.refuse_attn_drop(attn_drop)
         self.normalisation = normalisation
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)

@@ -52,8 +52,7 @@ class FocusedLinear(Attention):
             raise ValueError(f"focused_linear: focusing_factor {focusing_factor} is not positive; the paper uses 3")
         if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"focused_linear: kernel_size {kernel_size!r} is not odd and positive; the paper uses 5")
-        if attn_drop:
-            raise ValueError(f"focused_linear: attn_drop {attn_drop} has no attention matrix to drop from; use 0")
+        self.refuse_attn_drop(attn_drop)
         self.focusing_factor = focusing_factor
         self.table_size = grid = pair(table_size, "attention.table_size")
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)

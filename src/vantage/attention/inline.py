@@ -62,8 +62,7 @@ class Inline(Attention):
         super().__init__(dim, num_heads, position=position)
         if kernel not in KERNELS:
             raise ValueError(f"inline: kernel {kernel!r} is not one of {', '.join(KERNELS)}")
-        if attn_drop:
-            raise ValueError(f"inline: attn_drop {attn_drop} has no attention matrix to drop from; use 0")
+        self.refuse_attn_drop(attn_drop)
         self.kernel = kernel
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)

@@ -58,8 +58,7 @@ class Lightnet(Attention):
             raise ValueError(f"lightnet: gate_activation {gate_activation!r} is not one of {', '.join(GATES)}")
         if gate_rank is not None and (not isinstance(gate_rank, int) or gate_rank < 1):
             raise ValueError(f"lightnet: gate_rank {gate_rank!r} is not a whole number >= 1; null takes head_dim")
-        if attn_drop:
-            raise ValueError(f"lightnet: attn_drop {attn_drop} has no attention matrix to drop from; use 0")
+        self.refuse_attn_drop(attn_drop)
         self.gate_activation = gate_activation
         self.gate_rank = gate_rank or self.head_dim
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)

@@ -59,8 +59,7 @@ class Lkca(Attention):
             )
         if sharing not in SHARING:
             raise ValueError(f"lkca: sharing {sharing!r} is unknown; use one of {', '.join(SHARING)}")
-        if attn_drop:
-            raise ValueError(f"lkca: attn_drop {attn_drop} has no attention weights to drop from; use 0")
+        self.refuse_attn_drop(attn_drop)
         self.kernel_size = kernel_size
         self.table_size = pair(table_size, "attention.table_size")
         self.sharing = sharing

@@ -57,8 +57,7 @@ class Nala(Attention):
         super().__init__(dim, num_heads, position=position)
         if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"nala: kernel_size {kernel_size!r} is not odd and positive; the paper uses 5")
-        if attn_drop:
-            raise ValueError(f"nala: attn_drop {attn_drop} has no attention matrix to drop from; use 0")
+        self.refuse_attn_drop(attn_drop)
         self.qkvg = nn.Linear(dim, 4 * dim, bias=qkv_bias)
         self.lepe = Lepe(dim, kernel_size)
         self.ln = nn.LayerNorm(dim)

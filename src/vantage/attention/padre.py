@@ -62,8 +62,7 @@ class Padre(Attention):
             raise ValueError(f"padre: degree {degree!r} is no positive integer; the paper uses 2 and 3")
         if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"padre: kernel_size {kernel_size!r} is not odd and positive; the paper uses 11")
-        if attn_drop:
-            raise ValueError(f"padre: attn_drop {attn_drop} has no attention matrix to drop from; use 0")
+        self.refuse_attn_drop(attn_drop)
         self.degree = degree
         self.kernel_size = kernel_size
         self.factors = Mix(dim, degree * dim, kernel_size, qkv_bias)  # Y_1 .. Y_d, one after the other

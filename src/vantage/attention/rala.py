@@ -51,8 +51,7 @@ class Rala(Attention):
         super().__init__(dim, num_heads, position=position)
         if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"rala: kernel_size {kernel_size!r} is not odd and positive; the paper uses 5")
-        if attn_drop:
-            raise ValueError(f"rala: attn_drop {attn_drop} has no attention matrix to drop from; use 0")
+        self.refuse_attn_drop(attn_drop)
         self.qkvo = nn.Linear(dim, 4 * dim, bias=qkv_bias)
         self.lepe = Lepe(dim, kernel_size)
         self.proj = nn.Linear(dim, dim)
