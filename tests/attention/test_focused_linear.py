@@ -184,8 +184,8 @@ def test_flops_are_what_torch_counts(size, num_heads):
     ("keywords", "message"),
     [
         ({"focusing_factor": 0}, "focusing_factor 0 is not positive"),
-        ({"kernel_size": 4}, "kernel_size 4 is not odd"),
-        ({"kernel_size": -1}, "kernel_size -1 is not odd"),
+        ({"kernel_size": 4}, "attention.kernel_size=4 is not odd"),
+        ({"kernel_size": -1}, "attention.kernel_size=-1 is not odd"),
         ({"table_size": 0}, "table_size=0"),
         ({"num_heads": 3}, "dim 8 is not a multiple of num_heads 3"),
     ],

@@ -156,8 +156,8 @@ def test_parameters_are_those_of_the_release():
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"kernel_size": 4}, "nala: kernel_size 4 is not odd"),
-        ({"kernel_size": -1}, "nala: kernel_size -1 is not odd"),
+        ({"kernel_size": 4}, "attention.kernel_size=4 is not odd"),
+        ({"kernel_size": -1}, "attention.kernel_size=-1 is not odd"),
     ],
 )
 def test_refuses(keywords, message):

@@ -157,8 +157,8 @@ def test_heads_change_nothing():
     [
         ({"degree": 0}, "degree 0 is no positive integer"),
         ({"degree": 1.5}, r"degree 1\.5 is no positive integer"),
-        ({"kernel_size": 4}, "kernel_size 4 is not odd"),
-        ({"kernel_size": -3}, "kernel_size -3 is not odd"),
+        ({"kernel_size": 4}, "attention.kernel_size=4 is not odd"),
+        ({"kernel_size": -3}, "attention.kernel_size=-3 is not odd"),
     ],
 )
 def test_refuses(keywords, message):

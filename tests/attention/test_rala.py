@@ -128,8 +128,8 @@ def test_parameters_are_those_of_the_release():
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"kernel_size": 4}, "rala: kernel_size 4 is not odd"),
-        ({"kernel_size": 0}, "rala: kernel_size 0 is not odd"),
+        ({"kernel_size": 4}, "attention.kernel_size=4 is not odd"),
+        ({"kernel_size": 0}, "attention.kernel_size=0 is not odd"),
     ],
 )
 def test_refuses(keywords, message):

@@ -92,3 +92,9 @@ def pair(value: int | Sequence[int], name: str, minimum: int = 1) -> tuple[int, 
     if any(isinstance(item, bool) or not isinstance(item, int) or item < minimum for item in values):
         raise ValueError(f"{name}={value!r}; use integers of at least {minimum}")
     return values[0], values[1]
+
+
+def check_odd(value: int, name: str, usual: int) -> None:
+    """Raises ValueError unless it is a size that has a centre; `name` is 'attention.keyword', `usual` the paper's."""
+    if not isinstance(value, int) or value < 1 or value % 2 == 0:
+        raise ValueError(f"{name}={value!r} is not odd and positive; the paper uses {usual}")

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vantage.attention.base import Attention, pair
+from vantage.attention.base import Attention, check_odd, pair
 from vantage.position.base import Position
 
 EPSILON = 1e-6
@@ -50,8 +50,7 @@ class FocusedLinear(Attention):
         super().__init__(dim, num_heads, position=position)
         if not focusing_factor > 0:
             raise ValueError(f"focused_linear: focusing_factor {focusing_factor} is not positive; the paper uses 3")
-        if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"focused_linear: kernel_size {kernel_size!r} is not odd and positive; the paper uses 5")
+        check_odd(kernel_size, "attention.kernel_size", usual=5)
         self.refuse_attn_drop(attn_drop)
         self.focusing_factor = focusing_factor
         self.table_size = grid = pair(table_size, "attention.table_size")

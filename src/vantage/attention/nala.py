@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vantage.attention.base import Attention
+from vantage.attention.base import Attention, check_odd
 from vantage.attention.linear import Lepe, merge_heads, shares, split_heads, weighted_means
 from vantage.attention.multihead import rotated
 from vantage.position.base import Position
@@ -55,8 +55,7 @@ class Nala(Attention):
         position: Position | None = None,
     ):
         super().__init__(dim, num_heads, position=position)
-        if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"nala: kernel_size {kernel_size!r} is not odd and positive; the paper uses 5")
+        check_odd(kernel_size, "attention.kernel_size", usual=5)
         self.refuse_attn_drop(attn_drop)
         self.qkvg = nn.Linear(dim, 4 * dim, bias=qkv_bias)
         self.lepe = Lepe(dim, kernel_size)

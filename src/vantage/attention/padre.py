@@ -25,7 +25,7 @@ are mixed before tokens; both mixes have biases, which qkv_bias=false takes away
 import torch
 from torch import Tensor, nn
 
-from vantage.attention.base import Attention
+from vantage.attention.base import Attention, check_odd
 from vantage.attention.convolution import depthwise, depthwise_flops
 from vantage.position.base import Position
 
@@ -60,8 +60,7 @@ class Padre(Attention):
         super().__init__(dim, num_heads, position=position)
         if not isinstance(degree, int) or degree < 1:
             raise ValueError(f"padre: degree {degree!r} is no positive integer; the paper uses 2 and 3")
-        if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"padre: kernel_size {kernel_size!r} is not odd and positive; the paper uses 11")
+        check_odd(kernel_size, "attention.kernel_size", usual=11)
         self.refuse_attn_drop(attn_drop)
         self.degree = degree
         self.kernel_size = kernel_size
